@@ -1,0 +1,1 @@
+"""Scripts that parse flags, build and call; the recipes that they run are in `configs`."""

@@ -1,0 +1,69 @@
+"""The one way in which scripts run: a mistake on the command line is one line on stderr and exit code 2.
+
+A script ends with `command.run(main)` under `if __name__ == "__main__":`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from absl import app, flags
+
+MISTAKES = (flags.Error, ValueError, ImportError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+_TRACEBACK = flags.DEFINE_boolean("traceback", False, "Show where an error was raised, not only what it says.")
+
+
+def run(main: Callable[[], int | None], check: Callable[[str], None] = lambda name: None) -> None:
+    """Parse the flags, call `main`, and leave the process with what it returns.
+
+    Everything on the command line must be a flag: absl hands the rest to the program, where `config.a=3` without its
+    dashes would be ignored. An error of the kinds in `MISTAKES`, from a flag or from `main`, becomes one line
+    `error: ...` on stderr and exit code 2, unless `--traceback` is given; other errors keep their traceback. Ctrl-C
+    leaves quietly with exit code 130.
+
+    Args:
+      main: takes nothing; returns the exit code, None for 0.
+      check: called with the name of every flag on the command line before any is parsed; raises ValueError.
+    """
+    app.run(lambda _: _call(main), flags_parser=lambda argv: _parse(argv, check))
+
+
+def _call(main: Callable[[], int | None]) -> int | None:
+    with _one_line(_TRACEBACK.value):
+        return main()
+
+
+def _parse(argv: list[str], check: Callable[[str], None]) -> list[str]:
+    # The flag itself is not set yet where parsing another one before it fails.
+    with _one_line("--traceback" in argv):
+        for argument in argv:
+            if argument.startswith("-"):
+                check(argument.lstrip("-").split("=")[0])
+        try:
+            program, *rest = flags.FLAGS(argv)
+        except OSError as error:  # what the flag library raises where a recipe cannot be read
+            raise ValueError(error) from error
+        if rest:
+            raise ValueError(f"unexpected argument {rest[0]!r}: {_advice(rest[0])}")
+        return [program]
+
+
+def _advice(argument: str) -> str:
+    return f"write it with dashes, --{argument.lstrip('-')}" if "=" in argument else "every argument is a --flag=value"
+
+
+@contextmanager
+def _one_line(traceback: bool) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except MISTAKES as error:
+        if traceback:
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,28 @@
+"""The default: a small decoder on the Python standard library's own documentation and source."""
+
+from experiments.experiment import Experiment
+from transformer.data import Data, Tokenizer
+from transformer.models import Attention, Mlp, ModelConfig, Stack
+from transformer.training import Optimizer, Training
+
+
+def get_config():
+    """The recipe."""
+    return Experiment(
+        model=ModelConfig(
+            vocab=2048,
+            width=192,
+            length=256,
+            unroll=4,
+            decoder=Stack(depth=4, attention=Attention(heads=6), mlp=Mlp(width=512)),
+        ),
+        data=Data(length=256, tokenizer=Tokenizer(vocab=2048)),
+        training=Training(
+            steps=1000,
+            batch_size=16,
+            evaluate_every=500,
+            checkpoint_every=500,
+            optimizer=Optimizer(name="muon", learning_rate=5e-3, warmup=50, weight_decay=0.05),
+        ),
+        prompts=("The list methods", "def __init__(self, ", "import os\n"),
+    ).mutable()

@@ -1,0 +1,121 @@
+"""One experiment: what a recipe states, what the command line overrides, what a checkpoint keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference
+
+from transformer.data.config import Data
+from transformer.models.config import ModelConfig
+from transformer.training.config import Training
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A recipe in `experiments/configs/` returns `Experiment(...).mutable()` from `get_config()`."""
+
+    model: ModelConfig
+    data: Data = Data()
+    training: Training = Training()
+    seed: int = 0
+    prompts: tuple[str, ...] = ()  # continued when training is over; the last one's next tokens are listed
+
+    def __post_init__(self):
+        if self.model.decoder is None or self.model.encoder is not None:
+            raise ValueError("model: predicting the next token needs a decoder alone: set decoder, leave encoder None")
+        if self.data.length > self.model.length:
+            raise ValueError(f"data.length={self.data.length} exceeds model.length={self.model.length}: raise the latter")
+        tokenizer = self.data.tokenizer
+        known = {"bpe": tokenizer.vocab, "bytes": 257}  # a table of characters depends on the corpus
+        if tokenizer.folder is None and tokenizer.kind in known:
+            self.check_vocabulary(known[tokenizer.kind])
+
+    def check_vocabulary(self, size: int) -> None:
+        """Raises ValueError if the model has fewer entries than a tokenizer of this size."""
+        if size > self.model.vocab:
+            fix = f"set --config.model.vocab={size} or more, or choose a smaller tokenizer"
+            raise ValueError(f"model.vocab={self.model.vocab} is too small for the tokenizer's {size} entries: {fix}")
+
+    def mutable(self) -> ConfigDict:
+        """The tree as the flag library wants it, with types kept for fields that are None."""
+        return _mutable(self)
+
+    def dictionary(self) -> dict[str, Any]:
+        """The tree as plain JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def build(cls, tree: Mapping[str, Any] | ConfigDict) -> Experiment:
+        """The frozen tree from `mutable()` or from `dictionary()` after JSON.
+
+        Raises:
+          ValueError: one line that names the field that is unknown, missing, or cannot work.
+        """
+        return _build(cls, tree, "config")
+
+
+def _mutable(node: Any) -> ConfigDict:
+    hints, tree = typing.get_type_hints(type(node)), ConfigDict()
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        inner = without_none(hints[field.name])
+        if dataclasses.is_dataclass(value):
+            tree[field.name] = _mutable(value)
+        elif inner is not hints[field.name] and not dataclasses.is_dataclass(inner):
+            tree[field.name] = FieldReference(value, field_type=inner)
+        else:
+            tree[field.name] = value
+    return tree
+
+
+def check_field(name: str, hints: Mapping[str, Any], path: str) -> None:
+    """Raises ValueError, naming the nearest fields, unless `hints`, the fields at `path`, has this one."""
+    if name not in hints:
+        near = difflib.get_close_matches(name, hints, cutoff=0.5) or sorted(hints)
+        has = f"the nearest are {', '.join(near)}" if hints else "it is a single value"
+        raise ValueError(f"{path} has no field {name!r}: {has}")
+
+
+def _leaf(kind: Any, value: Any, path: str) -> Any:
+    """A value of the type that a field's annotation asks for; JSON's lists become tuples."""
+    if typing.get_origin(kind) is tuple:
+        element = typing.get_args(kind)[0]
+        if isinstance(value, (list, tuple)):
+            return tuple(_leaf(element, item, f"{path}[{index}]") for index, item in enumerate(value))
+    elif kind is float and type(value) in (int, float):
+        return float(value)
+    elif type(value) is kind:
+        return value
+    wanted = getattr(kind, "__name__", str(kind))
+    raise ValueError(f"{path}={value!r} cannot work: it must be of type {wanted}")
+
+
+def _build(kind: Any, tree: Any, path: str) -> Any:
+    inner = without_none(kind)
+    optional = inner is not kind
+    if tree is None and optional:
+        return None
+    if not dataclasses.is_dataclass(inner):
+        return _leaf(inner, tree, path)
+    hints = typing.get_type_hints(inner)
+    for name in tree:
+        check_field(name, hints, path)
+    values = {name: _build(hints[name], tree[name], f"{path}.{name}") for name in tree}
+    try:
+        return inner(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def without_none(kind: Any) -> Any:
+    """`X` of `X | None`."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return next(inner for inner in typing.get_args(kind) if inner is not type(None))
+    return kind

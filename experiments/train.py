@@ -1,0 +1,159 @@
+"""Train a model by a recipe, then let it write.
+
+    python -m experiments.train --config=experiments/configs/stdlib.py --workdir=runs/stdlib
+    python -m experiments.train --config=... --workdir=... --config.training.steps=2000 --parallel=pmap
+
+A working directory that already holds a run resumes it from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+from rich.console import Console
+
+from experiments import command, recipe, writing
+from experiments.experiment import Experiment
+from transformer import data, models, training
+from transformer.training import metrics, optimizers, parallel, recipes, utilisation
+
+CONFIG = recipe.define()
+WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the tokenised corpus go.")
+PARALLEL = flags.DEFINE_enum("parallel", "jit", list(parallel.KINDS), "How the step runs on all devices.")
+TENSORBOARD = flags.DEFINE_boolean("tensorboard", False, "Also write TensorBoard events.")
+WANDB = flags.DEFINE_string("wandb", None, "Also log to this Weights & Biases project.")
+
+
+def main() -> None:
+    experiment = recipe.build(CONFIG)
+    if WORKDIR.value is None:
+        raise ValueError("--workdir is missing: say where the run goes, such as --workdir=runs/NAME")
+    workdir, console = Path(WORKDIR.value), Console(highlight=False, soft_wrap=True)
+    parallel.check(experiment.training.batch_size, experiment.training.accumulation)
+    with _removed_if_refused(workdir):
+        corpus = data.prepare(experiment.data, workdir / "data")
+        experiment.check_vocabulary(corpus.tokenizer.size)
+        run = Run(experiment, corpus, workdir, console)
+        run.restore()
+    trained = run.train()
+    writing.report(trained, experiment.prompts, console)
+    console.print(f"\ncheckpoint: {workdir / 'checkpoints'}\nmetrics:    {workdir / metrics.FILE}")
+
+
+class Run:
+    """An experiment on its corpus: everything that the loop needs, built from the recipe."""
+
+    def __init__(self, experiment: Experiment, corpus: data.Corpus, workdir: Path, console: Console):
+        config = experiment.training
+        self.experiment, self.corpus, self.workdir, self.console = experiment, corpus, workdir, console
+        self.model = models.Transformer(experiment.model)
+        self.optimizer = optimizers.build(config.optimizer, config.steps)
+        losses = {"smoothing": config.label_smoothing, "z_loss": config.z_loss}
+        objective = partial(training.next_token, self.model, chunk=config.loss_chunk)
+        step = partial(
+            training.train_step, loss_fn=objective(**losses), optimizer=self.optimizer,
+            accumulation=config.accumulation, seed=experiment.seed, ema=config.ema,
+        )  # fmt: skip
+        evaluation = partial(training.evaluation_step, loss_fn=objective())
+        self.parallel = parallel.build(PARALLEL.value, step, evaluation)
+        self.recipe = {"config": experiment.dictionary(), "data": dict(corpus.recipe)}
+        self.state = None
+
+    def restore(self) -> None:
+        """Take up the last checkpoint, or begin anew."""
+        abstract = jax.eval_shape(self._initial)
+        with training.Checkpoints(self.workdir, self.experiment.training.keep) as checkpoints:
+            restored = checkpoints.restore(abstract)
+        if restored is None:
+            self.state = self.parallel.place_state(jax.jit(self._initial)())
+            return
+        data.check_fingerprint(restored.recipe["data"], self.recipe["data"])
+        changes = recipes.compare(restored.recipe["config"], self.recipe["config"])
+        if changes:
+            raise ValueError(f"{self.workdir} holds a run of another recipe: {'; '.join(changes)}; use a new --workdir")
+        self.state = self.parallel.place_state(restored.state)
+        self.console.print(f"resuming {self.workdir} at step {restored.step}")
+
+    def train(self) -> writing.Trained:
+        """Run the loop to its end, evaluate if that did not happen there, and return the model."""
+        config, corpus, start = self.experiment.training, self.corpus, int(self.state.step)
+        self._introduce()
+        shares = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        batches = data.batches(
+            corpus, batch_size=config.batch_size, seed=self.experiment.seed, start=start, **shares
+        )
+        with (
+            training.Checkpoints(self.workdir, config.keep) as checkpoints,
+            training.Writer(self.workdir, start, tensorboard=TENSORBOARD.value, wandb=WANDB.value) as writer,
+            training.Bar(config.steps, start, corpus.bytes_per_token, self.console) as bar,
+        ):
+            self.state = training.train(
+                self.state, config=config, parallel=self.parallel, batches=batches, evaluate=self._evaluate,
+                checkpoints=checkpoints, recipe=self.recipe, writer=writer, report=bar, rates=self._rates(),
+            )  # fmt: skip
+        params = self.state.params if self.state.ema is None else self.state.ema
+        results = self._evaluate(params)
+        self.console.print(
+            f"\nvalidation: {results['bits_per_byte']:.4f} bits per byte, loss {results['loss']:.4f} nats per token, "
+            f"perplexity {results['perplexity']:.2f}, {results['tokens']:,.0f} tokens"
+        )
+        return writing.Trained(self.experiment, self.model, params, corpus.tokenizer, int(self.state.step))
+
+    def _initial(self) -> training.State:
+        tokens = jnp.zeros((1, 1), jnp.int32)
+        params = self.model.init(jax.random.key(self.experiment.seed), tokens)["params"]
+        return training.create(params, self.optimizer, self.experiment.training.ema)
+
+    def _evaluate(self, params: dict) -> dict[str, float]:
+        """Over the whole validation stream."""
+        shares = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        batches = data.validation_batches(self.corpus, batch_size=self.experiment.training.batch_size, **shares)
+        placed = map(self.parallel.place_batch, batches)
+        return training.evaluate(self.parallel.evaluate, params, placed, self.corpus.validation_bytes)
+
+    def _rates(self):
+        """Bits per byte apart, what one second of training amounts to."""
+        flops = models.ledger(self.experiment.model).flops_per_token(self.experiment.data.length).training
+        peak = utilisation.peak()
+        peak = utilisation.measure_peak() if peak is None else peak
+        most = peak * (1 if jax.default_backend() == "cpu" else jax.device_count())  # fake CPU devices share the cores
+
+        def rates(tokens_per_second: float) -> dict[str, float]:
+            return {"utilisation": utilisation.utilisation(tokens_per_second * flops, most)}
+
+        return rates
+
+    def _introduce(self) -> None:
+        book, corpus = models.ledger(self.experiment.model), self.corpus
+        counts = corpus.counts["train"]
+        speed = data.pipeline_speed(corpus, batch_size=self.experiment.training.batch_size, seconds=0.2)
+        self.console.print(
+            f"model: {book.total:,} parameters on {jax.device_count()} {jax.devices()[0].device_kind} device(s)\n"
+            f"data:  {self.experiment.data.path}, {counts.documents:,} documents, {counts.bytes:,} bytes, "
+            f"{counts.tokens:,} tokens to train on; the pipeline alone gives {speed:,.0f} tokens/s"
+        )
+
+
+@contextmanager
+def _removed_if_refused(workdir: Path) -> Iterator[None]:
+    """A run that cannot begin leaves nothing behind: a directory that was not there before goes again."""
+    new = not workdir.exists()
+    try:
+        yield
+    except BaseException:
+        if new:
+            shutil.rmtree(workdir, ignore_errors=True)
+        raise
+
+
+if __name__ == "__main__":
+    command.run(main, recipe.check_override)

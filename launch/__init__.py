@@ -1,0 +1,1 @@
+"""Ways to start a script on one machine or on many."""

@@ -1,0 +1,108 @@
+"""Scripts run in a process of their own, because exit codes and stderr are what is promised."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(folder, body, *arguments, check="lambda name: None"):
+    """Run `main` with this body as a script would; the flags --config.a and --recipe are defined."""
+    script = folder / "script.py"
+    lines = [
+        "import os, signal, sys",
+        f"sys.path.insert(0, {str(ROOT)!r})",
+        "from absl import flags",
+        "from experiments import command",
+        "A = flags.DEFINE_integer('config.a', 1, 'A number.')",
+        "class Recipe(flags.ArgumentParser):",
+        "    def parse(self, path): return open(path).read()",
+        "flags.DEFINE(Recipe(), 'recipe', None, 'A file that is read while flags are parsed.')",
+        "def main():",
+        textwrap.indent(body, "    "),
+        f"command.run(main, {check})",
+    ]
+    script.write_text("\n".join(lines))
+    command = [sys.executable, str(script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=folder)
+
+
+def error_line(process):
+    """The only line on stderr, once it is known to be the only one."""
+    assert process.returncode == 2, process.stderr
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_flags_reach_main_and_its_result_is_the_exit_code(tmp_path):
+    process = run(tmp_path, "print(A.value)\nreturn A.value - 3", "--config.a=3")
+    assert (process.returncode, process.stdout, process.stderr) == (0, "3\n", "")
+    assert run(tmp_path, "return 7").returncode == 7
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("ValueError('steps=0 cannot work:\\n  use 1 or more')", "error: steps=0 cannot work: use 1 or more"),
+        ("ImportError('needs the wandb extra')", "error: needs the wandb extra"),
+        (
+            "FileNotFoundError(2, 'No such file or directory', 'there')",
+            "error: [Errno 2] No such file or directory: 'there'",
+        ),
+        ("ValueError()", "error: ValueError"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(tmp_path, raised, said):
+    assert error_line(run(tmp_path, f"raise {raised}")) == said
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("config.a=3", "--config.a=3"),
+        ("-", "--flag=value"),
+        ("word", "'word'"),
+        ("--config.b=3", "config.b"),
+        ("--config.a=three", "config.a"),
+    ],
+)
+def test_what_is_no_flag_is_refused_before_main_runs(tmp_path, argument, hint):
+    process = run(tmp_path, "print('ran')", argument)
+    assert hint in error_line(process)
+    assert "ran" not in process.stdout
+
+
+@pytest.mark.parametrize("path", ["absent.py", "."])
+def test_a_file_that_a_flag_cannot_read_is_a_mistake(tmp_path, path):
+    assert path in error_line(run(tmp_path, "pass", f"--recipe={path}"))
+
+
+def test_names_are_checked_before_any_flag_is_parsed(tmp_path):
+    check = "lambda name: None if name == 'config.a' else int(name)"
+    assert run(tmp_path, "pass", "--config.a=2", check=check).returncode == 0
+    assert "'config.b'" in error_line(run(tmp_path, "pass", "-config.b=2", "--recipe=absent.py", check=check))
+
+
+@pytest.mark.parametrize("arguments", [("--traceback",), ("--config.a=2", "--traceback")])
+def test_traceback_shows_where(tmp_path, arguments):
+    process = run(tmp_path, "raise ValueError('here')", *arguments)
+    assert process.returncode == 1
+    assert "Traceback" in process.stderr
+    assert "ValueError: here" in process.stderr
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(tmp_path):
+    process = run(tmp_path, "raise RuntimeError('a fault')")
+    assert process.returncode == 1
+    assert "Traceback" in process.stderr
+
+
+def test_interruption_is_quiet(tmp_path):
+    process = run(tmp_path, f"os.kill(os.getpid(), {signal.SIGINT.value})\nsignal.pause()")
+    assert (process.returncode, process.stdout, process.stderr) == (130, "", "")

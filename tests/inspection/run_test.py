@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer import inspection
+from transformer.inspection import Patch
+from transformer.models.config import Attention
+from transformer.nn import cache
+
+
+@pytest.mark.parametrize("roles, placement", [("decoder", "pre"), ("encoder", "post"), ("encoder and decoder", "pre")])
+def test_every_capture_agrees_with_numpy(build, reference, roles, placement):
+    model, params, tokens, arguments = build(roles, norm_placement=placement)
+    logits, taps = inspection.run(model, params, tokens, capture="**", **arguments)
+    expected = reference(model, params)
+    np.testing.assert_allclose(logits, expected(tokens, **arguments), rtol=2e-4, atol=2e-4)
+    assert set(taps) == set(expected.taps)
+    for site in taps:  # in float32, over two layers, sums of up to 32 terms
+        np.testing.assert_allclose(taps[site], expected.taps[site], rtol=2e-4, atol=2e-4, err_msg=site)
+
+
+def test_captures_have_the_shapes_and_the_order_that_sites_promises(build):
+    model, params, tokens, arguments = build("encoder and decoder")
+    _, taps = inspection.run(model, params, tokens, capture="**", **arguments)
+    expected = inspection.sites(model, batch=2, length=5, source_length=7)
+    assert list(taps) == list(expected)
+    for site, array in taps.items():
+        assert (array.shape, array.dtype) == (expected[site].shape, expected[site].dtype), site
+
+
+def test_patterns_sum_to_one_over_what_may_be_attended_to(build):
+    model, params, tokens, arguments = build("encoder and decoder")
+    real, source_real = np.arange(5) < np.array([[5], [3]]), np.arange(7) < np.array([[4], [7]])
+    masks = {"mask": jnp.asarray(real), "source_mask": jnp.asarray(source_real)}
+    _, taps = inspection.run(model, params, tokens, capture="**/pattern", **arguments, **masks)
+    visible = {
+        "decoder/*/pattern": real[:, None, None, :] & np.tri(5, dtype=bool),
+        "decoder/*/cross/pattern": source_real[:, None, None, :] & np.ones((5, 1), bool),
+        "encoder/*/pattern": source_real[:, None, None, :] & np.ones((7, 1), bool),
+    }
+    assert set(taps.stacked()) == set(visible)
+    for site, may in visible.items():
+        pattern = np.asarray(taps[site])
+        np.testing.assert_allclose(pattern.sum(axis=-1), 1, atol=1e-6)
+        assert np.array_equal(pattern > 0, np.broadcast_to(may, pattern.shape)), site
+
+
+WINDOWED = {"depth": 4, "attention": Attention(heads=4, kv_heads=2, head_width=6, windows=(0, 3))}
+
+
+@pytest.fixture(scope="module")
+def every(build):
+    model, params, tokens, _ = build("decoder", **WINDOWED)
+    return inspection.run(model, params, tokens, capture="**")[1]
+
+
+@pytest.mark.parametrize("changes", [{}, {"unroll": 4, "remat": "full"}], ids=["scanned", "unrolled and remat"])
+def test_chosen_layers_are_slices_of_all_layers(build, every, changes):
+    model, params, tokens, _ = build("decoder", changes, **WINDOWED)
+    logits, taps = inspection.run(model, params, tokens, capture=("decoder/3/**", "decoder/1/pattern", "logits"))
+    assert taps.layers("decoder/*/pattern") == (1, 3) and taps.layers("decoder/*/key") == (3,)
+    assert taps["decoder/*/pattern"].shape == (2, 2, 4, 5, 5)
+    for site in taps:
+        np.testing.assert_allclose(taps[site], every[site], rtol=1e-5, atol=1e-5, err_msg=site)
+    np.testing.assert_allclose(logits, every["logits"], rtol=1e-5, atol=1e-5)
+
+
+def test_capturing_one_layer_of_twelve_keeps_one_layer(build):
+    model, params, _, _ = build("decoder", depth=12)
+    tokens = jnp.zeros((8, 128), jnp.int32)
+
+    def room(capture):
+        compiled = jax.jit(lambda p, t: inspection.run(model, p, t, capture=capture)).lower(params, tokens).compile()
+        memory = compiled.memory_analysis()
+        return memory.output_size_in_bytes + memory.temp_size_in_bytes
+
+    pattern = 8 * 4 * 128 * 128 * 4  # bytes of one layer
+    one, all_of_them = room("decoder/5/pattern"), room("decoder/*/pattern")
+    assert one < 6 * pattern  # the row itself, and scores and weights on their way
+    assert all_of_them > one + 10 * pattern
+
+
+def test_a_thousand_interventions_compile_once(build, caplog):
+    model, params, tokens, _ = build("decoder")
+
+    def intervene(layer, head, position, value):
+        patch = Patch(f"decoder/{layer}/mixed", value, head=head, position=position)
+        return inspection.run(model, params, tokens, patches=(patch,), capture="decoder/0/pattern")
+
+    intervene(0, 0, 0, 0.5)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        for number in range(8):
+            intervene(
+                number % 2, number % 4 - 2, np.int64(number % 5), [1, 2.5, np.float64(3), np.float32(4)][number % 4]
+            )
+        assert not [record for record in caplog.records if "ompil" in record.message]
+        intervene(0, None, 0, 0.5)  # another structure is another program
+        assert [record for record in caplog.records if "ompil" in record.message]
+
+
+def test_it_runs_inside_jit_and_grad(build):
+    model, params, tokens, _ = build("decoder")
+    run = lambda params, tokens: inspection.run(model, params, tokens, capture="decoder/1/output")  # noqa: E731
+    logits, taps = run(params, tokens)
+    again, same = jax.jit(run)(params, tokens)
+    np.testing.assert_allclose(again, logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(same["decoder/1/output"], taps["decoder/1/output"], rtol=1e-5, atol=1e-5)
+    through = jax.jit(jax.grad(lambda p: jnp.sum(run(p, tokens)[0] ** 2)))(params)
+    plain = jax.jit(jax.grad(lambda p: jnp.sum(model.apply({"params": p}, tokens) ** 2)))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), through, plain)
+
+
+def test_captures_under_vmap_keep_the_mapped_axis_in_front(build):
+    model, params, tokens, _ = build("decoder")
+    many = jax.vmap(lambda t: inspection.run(model, params, t, capture="**")[1])(
+        jnp.stack([tokens, tokens + 1, tokens])
+    )
+    one = inspection.run(model, params, tokens + 1, capture="**")[1]
+    for site in one:
+        np.testing.assert_allclose(many[site][1], one[site], rtol=1e-5, atol=1e-5, err_msg=site)
+
+
+def test_bfloat16_computes_in_bfloat16_and_softmax_in_float32(build):
+    model, params, tokens, _ = build("decoder", {"dtype": "bfloat16"})
+    logits, taps = inspection.run(model, params, tokens, capture=("decoder/1/**", "logits"))
+    wide = {name for name, array in taps.items() if array.dtype == jnp.float32}
+    assert wide == {"decoder/1/scores", "decoder/1/pattern", "logits"}
+    assert {array.dtype for array in taps.values()} == {jnp.dtype("float32"), jnp.dtype("bfloat16")}
+    exact, params, *_ = build("decoder")
+    # bfloat16 keeps 8 bits: two layers of products end within a few percent of the logits' spread.
+    expected, _ = inspection.run(exact, params, tokens)
+    np.testing.assert_allclose(logits, expected, atol=0.15 * float(np.std(expected)))
+
+
+def test_dropout_and_caches_pass_through(build):
+    model, params, tokens, _ = build("decoder", dropout=0.5)
+    rngs = {"dropout": jax.random.key(3)}
+    logits, _ = inspection.run(model, params, tokens, train=True, rngs=rngs, capture="decoder/0/mixed")
+    noisy = jax.jit(lambda: model.apply({"params": params}, tokens, train=True, rngs=rngs))()
+    np.testing.assert_allclose(logits, noisy, rtol=1e-5, atol=1e-5)
+    quiet, _ = inspection.run(model, params, tokens, train=False)
+    assert not np.allclose(logits, quiet)
+    kept = cache.empty(model.config, 2, 9)
+    (cached, kept), taps = inspection.run(model, params, tokens, cache=kept, capture="decoder/1/pattern")
+    np.testing.assert_allclose(cached, quiet, rtol=1e-5, atol=1e-5)
+    assert taps["decoder/1/pattern"].shape == (2, 4, 5, 9) and kept.length.tolist() == [5, 5]
+
+
+def test_a_glob_that_matches_nothing_names_the_nearest_sites(build):
+    model, params, tokens, _ = build("decoder")
+    for capture in ("decoder/*/patern", ("**", "decoder/2/pattern")):
+        with pytest.raises(ValueError, match=r"no site is called .*decoder/0/pattern"):
+            inspection.run(model, params, tokens, capture=capture)
+    with pytest.raises(ValueError, match="no site is called 'encoder/"):
+        inspection.run(model, params, tokens, capture="encoder/*/pattern")

@@ -1,0 +1,250 @@
+import collections
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from transformer import text
+
+CORPUS = ["the cat sat on the mat, the cat's hat", "low lower lowest, new newer newest\n" * 3, "Grüße, Grüße"]
+
+
+@pytest.fixture(scope="module")
+def gpt2(shared_data):
+    folder = shared_data / "gpt2"
+    if not (folder / "merges.txt").is_file():
+        pytest.skip(f"no file {folder / 'merges.txt'}")
+    return text.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("string", "ids"),
+    [
+        ("Hello world", [15496, 995]),
+        (" the", [262]),
+        ("Hello, I'm a language model,", [15496, 11, 314, 1101, 257, 3303, 2746, 11]),
+        ("!", [0]),
+        ("\n", [198]),
+        ("", []),
+    ],
+)
+def test_published_ids(gpt2, string, ids):
+    assert gpt2.encode(string).tolist() == ids
+    assert gpt2.decode(ids) == string
+
+
+def test_published_table(gpt2):
+    assert (gpt2.size, gpt2.end, gpt2.kind) == (50257, 50256, "bpe")
+    assert gpt2.spellings[50256] == b"<|endoftext|>"
+    assert 50256 not in gpt2.encode("<|endoftext|>")
+    assert gpt2.decode(range(50257), keep_end=True).endswith("<|endoftext|>")
+
+
+def test_published_files_become_one_that_loads_alike(gpt2, tmp_path):
+    gpt2.save(tmp_path)
+    loaded = text.load(tmp_path)
+    assert (loaded.fingerprint, loaded.size, loaded.end) == (gpt2.fingerprint, 50257, 50256)
+    string = "Hello, I'm <|endoftext|> 日本\r\n"
+    np.testing.assert_array_equal(loaded.encode(string), gpt2.encode(string))
+
+
+@pytest.mark.parametrize("vocab", [257, 258, 280])
+def test_training_reaches_the_size(vocab):
+    tokenizer = text.BPE.train(CORPUS, vocab)
+    assert (tokenizer.size, tokenizer.end) == (vocab, vocab - 1)
+    assert sorted(tokenizer.spellings[:256]) == [bytes([byte]) for byte in range(256)]
+
+
+def test_the_first_merge_is_the_most_frequent_pair():
+    words = ["xy"] * 9 + ["yz"] * 5 + ["zx"] * 3
+    tokenizer = text.BPE.train([" ".join(words)], 258)
+    pairs = collections.Counter(pair for word in words for pair in zip(" " + word, word, strict=False))
+    # The pattern puts each space before its word, and the first word has none.
+    pairs[(" ", "x")] -= 1
+    first, second = pairs.most_common(1)[0][0]
+    assert tokenizer.spellings[256] == (first + second).encode()
+
+
+def test_a_small_corpus_gives_fewer_ids():
+    tokenizer = text.BPE.train(["abc"], 1000)
+    assert tokenizer.size == 256 + 2 + 1  # two merges make "abc" one token
+    assert len(tokenizer.encode("abc")) == 1
+    assert text.BPE.train([], 1000).size == 257
+
+
+@pytest.mark.parametrize("vocab", [256, 0, -1, None, 300.0])
+def test_a_vocabulary_has_room_for_the_bytes(vocab):
+    with pytest.raises(ValueError, match=f"vocab={vocab} must be an integer from 257"):
+        text.BPE.train(CORPUS, vocab)
+
+
+def test_training_takes_iterators_of_strings_only():
+    assert text.BPE.train(iter(CORPUS), 280).fingerprint == text.BPE.train(CORPUS, 280).fingerprint
+    with pytest.raises(ValueError, match="not one string"):
+        text.BPE.train("abc", 280)
+    with pytest.raises(ValueError, match=r"texts\[1\] must be a string, not int"):
+        text.BPE.train(["a", 1], 280)
+    with pytest.raises(ValueError, match="lone surrogate"):
+        text.BPE.train(["a\ud800"], 280)
+
+
+def test_the_end_written_in_the_corpus_is_text():
+    tokenizer = text.BPE.train(["a<|endoftext|>b " * 50], 400)
+    assert tokenizer.spellings.count(b"<|endoftext|>") == 1
+    assert tokenizer.end not in tokenizer.encode("<|endoftext|>")
+
+
+def test_lone_surrogates_are_refused():
+    tokenizer = text.BPE.train(CORPUS, 260)
+    for call in (lambda: tokenizer.encode("ab\udc80"), lambda: tokenizer.encode_batch(["a", "ab\udc80"])):
+        with pytest.raises(ValueError, match=r"text\[2\] is '\\udc80', a lone surrogate"):
+            call()
+
+
+def test_other_processes_train_the_same():
+    program = f"from transformer import text; print(text.BPE.train({CORPUS!r}, 290).fingerprint)"
+    expected = text.BPE.train(CORPUS, 290).fingerprint
+    for threads in ("1", "3"):
+        environment = {**os.environ, "RAYON_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == expected
+
+
+def test_forking_after_a_batch_neither_hangs_nor_warns():
+    program = (
+        "import os\n"
+        "from transformer import text\n"
+        f"tokenizer = text.BPE.train({CORPUS!r}, 290)\n"
+        f"tokenizer.encode_batch({CORPUS!r} * 100)\n"
+        "child = os.fork()\n"
+        f"tokenizer.encode_batch({CORPUS!r} * 100)\n"
+        "if child:\n"
+        "    raise SystemExit(os.waitpid(child, 0)[1])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def table(vocabulary, *, special=()):
+    """A tokenizer of the library itself, over the byte alphabet and further tokens."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    model = models.BPE(vocab={token: index for index, token in enumerate([*letters, *vocabulary])}, merges=[])
+    out = tokenizers.Tokenizer(model)
+    out.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    out.decoder = decoders.ByteLevel()
+    out.add_special_tokens(list(special))
+    return out
+
+
+def test_spellings_are_what_the_library_decodes():
+    tokenizer = text.BPE.train(CORPUS, 300)
+    reference = table([])
+    for byte, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet())):
+        assert tokenizer.spellings[byte].decode("utf-8", "replace") == reference.decode([byte]), letter
+
+
+@pytest.mark.parametrize(
+    ("settings", "end"),
+    [
+        ({"eos_token": "</s>"}, 257),
+        ({"eos_token": {"content": "</s>"}}, 257),
+        ({"eos_token": None}, None),
+        ({"model_max_length": 1024}, 256),
+        (None, 256),
+    ],
+)
+def test_the_end_follows_the_settings(tmp_path, settings, end):
+    table([], special=["<|endoftext|>", "</s>"]).save(str(tmp_path / "tokenizer.json"))
+    if settings is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    loaded = text.load(tmp_path)
+    assert (loaded.end, loaded.size) == (end, 258)
+    loaded.save(tmp_path / "again")
+    assert text.load(tmp_path / "again").end == end
+
+
+def test_without_an_end_there_is_none(tmp_path):
+    table([]).save(str(tmp_path / "tokenizer.json"))
+    assert text.load(tmp_path).end is None
+
+
+@pytest.mark.parametrize("token", [3, "</s>", ["a"]])
+def test_an_end_that_is_not_there_is_refused(tmp_path, token):
+    table([]).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
+    with pytest.raises(ValueError, match=r"tokenizer\w*\.json cannot be read"):
+        text.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"version": "1.0", "model": {"type": "BPE", "vo', "\xff"])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"tokenizer\.json cannot be read") as raised:
+        text.load(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("position", [0.1, 0.5, 0.9])
+def test_a_truncated_file_is_named(tmp_path, position):
+    text.BPE.train(CORPUS, 280).save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(position * len(content))])
+    with pytest.raises(ValueError, match=r"tokenizer\.json cannot be read"):
+        text.load(tmp_path)
+
+
+def test_other_schemes_are_refused(tmp_path):
+    tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match="expected byte-level BPE, got WordLevel"):
+        text.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "merges", "reason"),
+    [
+        ({"ab": 256}, [["a", "b"], ["ab", "a"]], "merge 'ab a'"),
+        ({"ab": 256}, ["a b", "b a"], "merge 'b a'"),
+        ({"ab": 0}, [], "0 to 256, each once"),
+        ({"ab": 2**32 - 1}, [], "0 to 256, each once"),
+    ],
+)
+def test_a_changed_table_is_refused(tmp_path, vocabulary, merges, reason):
+    path = tmp_path / "tokenizer.json"
+    table([]).save(str(path))
+    content = json.loads(path.read_text())
+    content["model"]["vocab"].update(vocabulary)
+    content["model"]["merges"] = merges
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"tokenizer\.json cannot be read .*{reason}"):
+        text.load(tmp_path)
+
+
+def test_a_missing_byte_is_refused(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    table([]).save(str(path))
+    content = json.loads(path.read_text())
+    content["model"]["vocab"]["added"] = content["model"]["vocab"].pop("Ġ")
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="byte 32 is not in the vocabulary"):
+        text.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "merges"),
+    [('{"a": 0', "#version: 0.2\n"), ('{"a": "b"}', ""), ('{"a": 0, "b": 1}', "a b\n"), ('{"a": 0}', "a b c\n")],
+)
+def test_damaged_published_files_are_named(tmp_path, vocabulary, merges):
+    (tmp_path / "vocab.json").write_text(vocabulary)
+    (tmp_path / "merges.txt").write_text(merges)
+    with pytest.raises(ValueError, match=r"vocab\.json (with merges\.txt )?cannot be read") as raised:
+        text.load(tmp_path)
+    assert "\n" not in str(raised.value)

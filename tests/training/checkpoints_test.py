@@ -1,0 +1,193 @@
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.training import optimizers, parallel, state, step
+from transformer.training.checkpoints import FOLDER, Checkpoints, load_params
+from transformer.training.config import Optimizer
+
+RECIPE = {"config": {"seed": 1, "windows": [1, 2]}, "data": "fingerprint"}
+
+
+def make(step_number=3, dtype=jnp.float32, ema=0.9, seed=0, name="adamw"):
+    random = np.random.default_rng(seed)
+    draw = lambda *shape: jnp.asarray(random.normal(size=shape), dtype)
+    params = {"embedding": {"table": draw(9, 4)}, "blocks": {"query": {"kernel": draw(2, 4, 2, 3), "bias": draw(2, 2, 3)}}}
+    optimizer = optimizers.build(Optimizer(name=name), 10)
+    fresh = state.create(params, optimizer, ema)
+    filled = jax.tree.map(lambda x: (x + jnp.arange(x.size).reshape(x.shape).astype(x.dtype)).astype(x.dtype), fresh)
+    return jax.tree.map(np.array, filled.replace(step=jnp.int32(step_number)))
+
+
+def same(a, b):
+    def equal(x, y):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(equal, a, b)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("muon", jnp.float32), ("adafactor", jnp.bfloat16)])
+def test_what_is_saved_comes_back_bit_for_bit(tmp_path, name, dtype):
+    saved = make(name=name, dtype=dtype)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(saved) is None
+        checkpoints.save(saved, RECIPE)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(jax.eval_shape(lambda: saved))
+    same(restored.state, saved)
+    assert restored.recipe == RECIPE and restored.step == 3
+    record = json.loads((tmp_path / FOLDER / "3" / "record" / "metadata").read_text())
+    assert record["step"] == 3 and record["loss"] is None and "jax" in record["versions"]
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path):
+    losses = {1: 3.0, 2: 1.0, 3: None, 4: 2.0, 5: float("nan"), 6: 2.5}
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for number, loss in losses.items():
+            checkpoints.save(make(number, seed=number), RECIPE, loss)
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 5, 6]
+        best = checkpoints.restore(make(), "best")
+        assert best.step == 2
+        same(best.state, make(2, seed=2))
+        same(checkpoints.restore(make(), 5).state, make(5, seed=5))
+        assert checkpoints.restore(make()).step == 6
+    assert load_params(tmp_path, "best").step == 2
+
+
+def test_a_save_that_would_go_back_is_an_error(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make(3), RECIPE)
+        for earlier in (2, 3):
+            with pytest.raises(ValueError, match=f"step {earlier} cannot be saved after step 3"):
+                checkpoints.save(make(earlier), RECIPE)
+
+
+def test_a_step_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="holds no checkpoints"):
+        load_params(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make(3), RECIPE)
+        with pytest.raises(ValueError, match=r"step=4 is not in .* choose one of \[3\], 'latest' or 'best'"):
+            checkpoints.restore(make(), 4)
+        with pytest.raises(ValueError, match="none is the best: ask for 'latest'"):
+            checkpoints.restore(make(), "best")
+
+
+def test_another_type_shape_or_structure_is_an_error_and_leaves_the_checkpoint(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make(), RECIPE)
+        with pytest.raises(ValueError, match=r"params/blocks/query/bias is float32\[2, 2, 3\] .* expected bfloat16"):
+            checkpoints.restore(make(dtype=jnp.bfloat16))
+        wide = make()
+        wide.params["embedding"]["table"] = np.zeros((9, 5), np.float32)
+        with pytest.raises(ValueError, match=r"params/embedding/table is float32\[9, 4\] .* expected float32\[9, 5\]"):
+            checkpoints.restore(wide)
+        with pytest.raises(ValueError, match="ema/blocks/query/bias is in the checkpoint but not expected"):
+            checkpoints.restore(make(ema=None))
+        with pytest.raises(ValueError, match="opt_state/.* is expected but not in the checkpoint"):
+            checkpoints.restore(make(name="muon"))
+        same(checkpoints.restore(make()).state, make())
+
+
+def test_unfinished_checkpoints_do_not_count(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make(3), RECIPE)
+    (tmp_path / FOLDER / "9.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
+    assert load_params(tmp_path).step == 3
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [3] and checkpoints.restore(make()).step == 3
+
+
+def largest(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def flip(path):
+    """A bit in the middle of a file, which Orbax would read without complaint."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(bytes(data))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("harm", [flip, cut])
+@pytest.mark.parametrize("part", ["params/d", "opt_state/d", "recipe", "record"])
+def test_damage_falls_back_to_the_newest_intact_step_and_says_so(tmp_path, caplog, harm, part):
+    with Checkpoints(tmp_path) as checkpoints:
+        for number in (3, 6):
+            checkpoints.save(make(number), RECIPE, loss=1 / number)
+    folder = tmp_path / FOLDER / "6"
+    harm(largest(folder / part))
+    if part == "params/d":
+        before = sorted(tmp_path.rglob("*"))
+        assert load_params(tmp_path).step in (3, 6)  # 6 when only the average is read
+        assert sorted(tmp_path.rglob("*")) == before
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(ValueError, match="checkpoint 6 .* is damaged .* choose another step"):
+            checkpoints.restore(make(), "best")
+        caplog.clear()
+        restored = checkpoints.restore(make())
+        assert restored.step == 3
+        same(restored.state, make(3))
+        assert "checkpoint 6" in caplog.text and "is damaged" in caplog.text
+        checkpoints.save(make(6), RECIPE)  # the damaged one is out of the way
+        assert checkpoints.restore(make()).step == 6
+    assert (tmp_path / FOLDER / "damaged-6").is_dir()
+
+
+def test_when_all_are_damaged_nothing_is_trained_from_scratch(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make(3), RECIPE)
+    flip(largest(tmp_path / FOLDER / "3" / "params" / "d"))
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match=r"no intact checkpoint; damaged: \[3\]"):
+        checkpoints.restore(make())
+
+
+@pytest.mark.parametrize("ema", [0.9, None])
+def test_parameters_are_loaded_alone_from_the_average_where_there_is_one(tmp_path, ema):
+    saved = make(ema=ema)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(saved, RECIPE)
+    loaded = load_params(tmp_path)
+    same(loaded.state, saved.params if ema is None else saved.ema)
+    assert loaded.recipe == RECIPE
+
+
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path):
+    def loss_fn(params, batch, key):
+        kept = jax.random.bernoulli(key, 0.8, batch["x"].shape)
+        loss = jnp.sum(((batch["x"] * kept) @ params["blocks"]["kernel"][0]) ** 2)
+        return loss, {"count": jnp.float32(len(batch["x"])), "nats": loss}
+
+    optimizer = optimizers.build(Optimizer(weight_decay=0.1, warmup=2), 6)
+    train_step = functools.partial(step.train_step, loss_fn=loss_fn, optimizer=optimizer, ema=0.9, seed=5)
+    runner = parallel.build("jit", train_step, step.evaluation_step)
+    random = np.random.default_rng(0)
+    params = {"blocks": {"kernel": random.normal(size=(1, 4, 3)).astype(np.float32)}}
+    batches = [{"x": random.normal(size=(8, 4)).astype(np.float32)} for _ in range(6)]
+
+    def run(current, checkpoints, until):
+        for number in range(int(current.step), until):
+            current, _ = runner.train(current, runner.place_batch(batches[number]))
+            checkpoints.save(runner.host_state(current), RECIPE)
+        return runner.host_state(current)
+
+    first = state.create(jax.tree.map(jnp.asarray, params), optimizer, 0.9)
+    with Checkpoints(tmp_path / "whole") as checkpoints:
+        whole = run(runner.place_state(first), checkpoints, 6)
+    with Checkpoints(tmp_path / "parts") as checkpoints:
+        run(runner.place_state(first), checkpoints, 3)
+    with Checkpoints(tmp_path / "parts") as checkpoints:
+        restored = checkpoints.restore(jax.eval_shape(lambda: first))
+        assert restored.step == 3
+        same(run(runner.place_state(restored.state), checkpoints, 6), whole)

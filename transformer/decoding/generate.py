@@ -1,0 +1,202 @@
+"""Continue prompts: all at once with `generate`, block by block with `stream`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer.decoding import loop, prompts
+from transformer.decoding.methods import Greedy, Method
+from transformer.decoding.prompts import Rows
+from transformer.models.config import ModelConfig, Stack
+from transformer.models.transformer import Transformer
+
+# Lengths are rounded up to these, so that prompts of different lengths share compiled programs.
+PROMPT_MULTIPLE = 32
+CAPACITY_MULTIPLE = 128
+
+
+def generate(
+    model: Transformer,
+    params: dict,
+    prompt: Rows,
+    *,
+    length: int = 64,
+    method: Method = Greedy(),  # noqa: B008
+    key: jax.Array | None = None,
+    lengths: Rows | None = None,
+    stop: int | Sequence[int] = (),
+    pad: int = 0,
+    repetition_penalty: float = 1.0,
+    source: Rows | None = None,
+    source_mask: jax.Array | None = None,
+    capacity: int | None = None,
+) -> jax.Array:
+    """Continue each row of a prompt by `length` tokens.
+
+    The prompts are read in one pass that fills a key/value cache; then one compiled loop chooses token after token on
+    the device and ends early when every row has stopped. Rows do not influence each other.
+
+        tokens = generate(model, params, [[5, 7, 9], [3]], length=20, method=TopP(0.9), key=jax.random.key(0))
+
+    Args:
+      prompt: ids `[B, T]`, a sequence of rows of any lengths, or one row. For an encoder-decoder, what the decoder's
+        output begins with, such as its start token.
+      length: how many tokens to add.
+      method: how a token is chosen.
+      key: a typed key, needed unless the method is `Greedy`. Row b depends on the key and on b, not on other rows.
+      lengths: `[B]` integers, how many of each row's ids to use, for rows that are padded on the right; None: all.
+      stop: a token, or several, that end a row; the one chosen is part of the result.
+      pad: what follows a stop token; it need not be in the vocabulary.
+      repetition_penalty: above 1 makes tokens that a row already holds, its prompt included, less likely
+        (`ops.sampling.repetition_penalty`).
+      source: what the encoder of an encoder-decoder reads; like `prompt`.
+      source_mask: `[B, S]` booleans, True = a real source token; None: all that are given.
+      capacity: slots of the key/value cache in each row, at least the longest prompt + `length` - 1. None: enough,
+        rounded up. A fixed value lets calls of different lengths share one program.
+
+    Returns:
+      The new tokens, `[B, length]` int32; after its stop token a row holds `pad`.
+
+    Raises:
+      ValueError: if the model has no decoder, or an argument does not fit the model or the others.
+    """
+    prepared, choice, slots = _prepare(
+        model.config, prompt, length, method, key, lengths, stop, pad, repetition_penalty, source, source_mask, capacity
+    )
+    state = loop.begin(model, method, params, prepared, choice, capacity=slots)
+    return loop.advance(model, method, params, choice, state, length).tokens[:, :length]
+
+
+def stream(
+    model: Transformer,
+    params: dict,
+    prompt: Rows,
+    *,
+    length: int = 64,
+    block: int = 8,
+    method: Method = Greedy(),  # noqa: B008
+    key: jax.Array | None = None,
+    lengths: Rows | None = None,
+    stop: int | Sequence[int] = (),
+    pad: int = 0,
+    repetition_penalty: float = 1.0,
+    source: Rows | None = None,
+    source_mask: jax.Array | None = None,
+    capacity: int | None = None,
+) -> Iterator[np.ndarray]:
+    """The tokens of `generate` with the same arguments, as they come.
+
+    Args:
+      block: tokens between two returns from the device, which each cost a little time.
+
+    Returns:
+      An iterator over int32 arrays `[B, n]`: the first token, then `block` at a time. It ends when every row has
+      stopped, without the columns of padding that `generate` would add.
+
+    Raises:
+      ValueError: as `generate`, at once rather than at the first token.
+    """
+    if block < 1:
+        raise ValueError(f"block={block}: each block holds at least 1 token")
+    prepared, choice, slots = _prepare(
+        model.config, prompt, length, method, key, lengths, stop, pad, repetition_penalty, source, source_mask, capacity
+    )
+    return _blocks(model, method, params, prepared, choice, slots, length, block)
+
+
+def _blocks(model, method, params, prepared, choice, slots: int, length: int, block: int) -> Iterator[np.ndarray]:
+    state, shown = loop.begin(model, method, params, prepared, choice, capacity=slots), 0
+    while True:
+        # One transfer, and before the next call, which takes the state's buffers.
+        tokens, count, done = jax.device_get((state.tokens, state.count, state.done))
+        yield tokens[:, shown:count]
+        shown = int(count)
+        if shown >= length or done.all():
+            return
+        state = loop.advance(model, method, params, choice, state, min(shown + block, length))
+
+
+def _prepare(
+    config: ModelConfig, prompt, length, method, key, lengths, stop, pad, penalty, source, source_mask, capacity
+) -> tuple[loop.Prompt, loop.Choice, int]:
+    """Everything checked and on its way to the device, and the number of cache slots."""
+    if config.decoder is None:
+        raise ValueError("this model has no decoder, so it cannot continue text: use a config with decoder=Stack(...)")
+    if length < 1:
+        raise ValueError(f"length={length}: ask for at least 1 token")
+    tokens, lengths = prompts.pad("prompt", prompt, config.vocab, lengths)
+    longest = int(lengths.max())
+    slots = _capacity(config, longest, length, capacity)
+    choice = _choice(config.vocab, method, key, stop, pad, penalty)
+    source, source_mask = _source(config, len(tokens), source, source_mask)
+    tokens = prompts.widen(tokens, PROMPT_MULTIPLE, _positions(config, config.decoder))
+    return loop.Prompt(tokens, lengths, source, source_mask), choice, slots
+
+
+def _positions(config: ModelConfig, stack: Stack) -> int | None:
+    """The number of positions that a stack can tell apart; None without a limit."""
+    return config.length if stack.position.kind == "learned" else None
+
+
+def _capacity(config: ModelConfig, longest: int, length: int, capacity: int | None) -> int:
+    needed, most = longest + length - 1, _positions(config, config.decoder)  # the last token is never read
+    if most is not None and needed > most:
+        room = f"length={max(most - longest + 1, 0)}" if longest <= most else f"a prompt of at most {most} tokens"
+        raise ValueError(
+            f"length={length} after a prompt of {longest} needs {needed} positions, but the model has learned "
+            f"config.length={most}: use {room} or less"
+        )
+    if capacity is None:
+        return prompts.round_up(needed, CAPACITY_MULTIPLE, most)
+    if capacity < needed:
+        raise ValueError(
+            f"capacity={capacity} is too small for a prompt of {longest} and length={length}: use {needed}"
+        )
+    if most is not None and capacity > most:
+        raise ValueError(f"capacity={capacity} exceeds the model's config.length={most} learned positions")
+    return capacity
+
+
+def _choice(vocab: int, method: Method, key, stop: int | Sequence[int], pad: int, penalty: float) -> loop.Choice:
+    if key is None and method.random:
+        raise ValueError(f"{method} draws at random: pass key=jax.random.key(seed), or use Greedy()")
+    key = jax.random.key(0) if key is None else key
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
+        raise ValueError(f"key must be one typed key, such as jax.random.key(0), not {type(key).__name__}")
+    stop = np.atleast_1d(np.asarray(stop, np.int32) if np.size(stop) else np.zeros(0, np.int32))
+    wrong = stop[(stop < 0) | (stop >= vocab)]
+    if wrong.size:
+        raise ValueError(f"stop holds {wrong[0]}, outside the model's vocabulary of {vocab}")
+    if not penalty > 0:
+        raise ValueError(f"repetition_penalty={penalty}: it must be positive; 1 changes nothing")
+    return loop.Choice(key, stop, np.int32(pad), None if penalty == 1 else np.float32(penalty))
+
+
+def _source(config: ModelConfig, batch: int, source, source_mask) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The source padded to a shared length, and a mask that says so."""
+    if (source is None) != (config.encoder is None):
+        fix = "pass source=[B, S] ids" if source is None else "the model has no encoder, pass the prompt alone"
+        raise ValueError(f"source is for models with an encoder: {fix}")
+    if source is None:
+        if source_mask is not None:
+            raise ValueError("source_mask was given without a source")
+        return None, None
+    tokens, lengths = prompts.pad("source", source, config.vocab)
+    if len(tokens) != batch:
+        raise ValueError(f"source has {len(tokens)} rows and prompt {batch}: give one prompt row for each source row")
+    most = _positions(config, config.encoder)
+    if most is not None and tokens.shape[1] > most:
+        raise ValueError(
+            f"source has length {tokens.shape[1]}, but the model has config.length={most} learned positions"
+        )
+    real = np.arange(tokens.shape[1]) < lengths[:, None]
+    if source_mask is not None:
+        source_mask = np.asarray(source_mask, bool)
+        if source_mask.shape != tokens.shape:
+            raise ValueError(f"source_mask has shape {source_mask.shape}, but source {tokens.shape}")
+        real &= source_mask
+    return prompts.widen(tokens, PROMPT_MULTIPLE, most), prompts.widen(real, PROMPT_MULTIPLE, most)

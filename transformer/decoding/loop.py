@@ -1,0 +1,165 @@
+"""The two compiled pieces of decoding: one pass over the prompts, and a loop that adds a token to every row each turn.
+
+The state goes in and comes out and is donated, so the loop updates the key/value cache in place. Both pieces compile
+once for each model, method and set of shapes; lengths, keys, stop tokens and the number of tokens wanted are traced.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from transformer.decoding.methods import Method
+from transformer.models.transformer import Transformer
+from transformer.nn import cache as caches
+from transformer.nn.cache import Cache
+from transformer.ops import sampling
+
+# Deeper decoders are not unrolled: the compiler keeps a second copy of an unrolled stack's parameters.
+UNROLLED_DEPTH = 24
+
+
+@flax.struct.dataclass
+class Prompt:
+    """What rows begin with, padded on the right.
+
+    Attributes:
+      tokens: `[B, T]` int32.
+      lengths: `[B]` int32, the real tokens of each row, at least 1.
+      source: `[B, S]` int32 for an encoder, or None.
+      source_mask: `[B, S]` booleans, the real source tokens, or None.
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+    source: jax.Array | None = None
+    source_mask: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class Choice:
+    """What decides a row's next token besides its logits and the method.
+
+    Attributes:
+      key: a typed key; token n of row b is drawn with `fold_in(fold_in(key, b), n)`, whatever the other rows hold.
+      stop: `[n]` int32, tokens that end a row.
+      pad: fills a row after its stop token.
+      penalty: of tokens that the row holds already, or None.
+    """
+
+    key: jax.Array
+    stop: jax.Array
+    pad: jax.Array
+    penalty: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class State:
+    """Where decoding stands.
+
+    Attributes:
+      tokens: `[B, C]` int32, what was chosen so far, then pad. The cache holds all of it but the newest token.
+      count: tokens chosen so far.
+      done: `[B]` booleans, the rows that have stopped.
+      seen: `[B, V]` booleans, the tokens in a row, its prompt included; None without a penalty.
+    """
+
+    tokens: jax.Array
+    count: jax.Array
+    done: jax.Array
+    seen: jax.Array | None
+    cache: Cache
+
+
+@partial(jax.jit, static_argnames=("model", "method", "capacity"))
+def begin(model: Transformer, method: Method, params: dict, prompt: Prompt, choice: Choice, *, capacity: int) -> State:
+    """Read the prompts in one pass and choose each row's first token; `capacity` is the cache's number of slots."""
+    config, (batch, length) = model.config, prompt.tokens.shape
+    source_length = None if prompt.source is None else prompt.source.shape[1]
+    variables = {"params": params}
+    # Padding repeats the last real position: positions that scale with the longest one must not see it.
+    positions = jnp.minimum(jnp.arange(length), prompt.lengths[:, None] - 1)
+    features, cache = model.apply(
+        variables,
+        prompt.tokens,
+        source=prompt.source,
+        source_mask=prompt.source_mask,
+        positions=positions,
+        cache=caches.empty(config, batch, capacity, source_length),
+        method="features",
+    )
+    last = jnp.take_along_axis(features, prompt.lengths[:, None, None] - 1, axis=1)  # [B, 1, D]
+    logits = model.apply(variables, last, method="read")[:, 0]
+    state = State(
+        tokens=jnp.full((batch, capacity), choice.pad, jnp.int32),
+        count=jnp.zeros((), jnp.int32),
+        done=jnp.zeros(batch, bool),
+        seen=None if choice.penalty is None else _occurrences(prompt, config.vocab),
+        cache=cache.replace(length=prompt.lengths),
+    )
+    return _choose(method, choice, logits, state)
+
+
+@partial(jax.jit, static_argnames=("model", "method"), donate_argnames=("state",))
+def advance(
+    model: Transformer, method: Method, params: dict, choice: Choice, state: State, limit: jax.Array | int
+) -> State:
+    """Choose tokens until each row has `limit` of them or every row has stopped."""
+    model, variables = _unrolled(model), {"params": _cast(model.config.dtype, params)}
+
+    def going(state: State) -> jax.Array:
+        return (state.count < limit) & ~jnp.all(state.done)
+
+    def step(state: State) -> State:
+        newest = jax.lax.dynamic_index_in_dim(state.tokens, state.count - 1, axis=1)  # [B, 1]
+        # Rows that have stopped run along on any valid token: pad need not be in the vocabulary.
+        newest = jnp.where(state.done[:, None], 0, newest)
+        logits, cache = model.apply(variables, newest, cache=state.cache)
+        return _choose(method, choice, logits[:, 0], state.replace(cache=cache))
+
+    return jax.lax.while_loop(going, step, state)
+
+
+def _choose(method: Method, choice: Choice, logits: jax.Array, state: State) -> State:
+    """Choose one token for each row from logits `[B, V]` and write it down."""
+    rows = jnp.arange(logits.shape[0])
+    if choice.penalty is not None:
+        logits = sampling.repetition_penalty(logits, state.seen, choice.penalty)
+    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(choice.key, row), state.count))(rows)
+    token = jnp.where(state.done, choice.pad, jax.vmap(method)(logits, keys))
+    return state.replace(
+        tokens=jax.lax.dynamic_update_index_in_dim(state.tokens, token, state.count, axis=1),
+        count=state.count + 1,
+        done=state.done | jnp.any(token[:, None] == choice.stop, axis=1),
+        seen=None if state.seen is None else state.seen.at[rows, token].set(True, mode="drop"),
+    )
+
+
+def _unrolled(model: Transformer) -> Transformer:
+    """The model without a loop over layers, which on CPUs would copy each layer's parameters at every token."""
+    config = model.config
+    if config.decoder.depth > UNROLLED_DEPTH:
+        return model
+    depth = min(stack.depth for stack in (config.encoder, config.decoder) if stack is not None)
+    return model.clone(config=dataclasses.replace(config, unroll=depth))
+
+
+def _cast(dtype: str, params: dict) -> dict:
+    """Parameters whose matrices have the compute dtype: what modules do at every use, done once for all tokens."""
+
+    def cast(path, leaf: jax.Array) -> jax.Array:
+        names = tuple(step.key for step in path)
+        return leaf.astype(dtype) if names[-1] == "kernel" or names == ("embedding", "table") else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def _occurrences(prompt: Prompt, vocab: int) -> jax.Array:
+    """`[B, V]` booleans: the tokens that each prompt holds."""
+    batch, length = prompt.tokens.shape
+    real = jnp.arange(length) < prompt.lengths[:, None]
+    return jnp.zeros((batch, vocab), bool).at[jnp.arange(batch)[:, None], prompt.tokens].max(real)

@@ -1,0 +1,126 @@
+"""Attention as in Vaswani et al. 2017 (arXiv:1706.03762), section 3.2: scores, weights, mix.
+
+    Attention(Q, K, V) = softmax(Q K^T / sqrt(K)) V
+
+Queries have H heads and keys and values G heads, where G divides H: query head h reads key/value head h // (H / G).
+G = H is multi-head attention, G = 1 multi-query (arXiv:1911.02150), anything between grouped (arXiv:2305.13245).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+Observe = Callable[[str, jax.Array], jax.Array]
+
+
+def scores(
+    query: jax.Array,
+    key: jax.Array,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    bias: jax.Array | None = None,
+) -> jax.Array:
+    """How much each query asks of each key: `query . key * scale`, capped, plus `bias`.
+
+    Args:
+      query: `[B, T, H, K]`.
+      key: `[B, S, G, K]`.
+      scale: multiplies the products; None is `1 / sqrt(K)`.
+      softcap: c turns scores x into `c * tanh(x / c)` (Gemma 2, arXiv:2408.00118); None leaves them.
+      bias: added last; broadcasts to `[B, H, T, S]`.
+
+    Returns:
+      `[B, H, T, S]` in float32.
+    """
+    batch, length, heads, width = query.shape
+    grouped = _group(query, key.shape[2])  # [B, T, G, H/G, K]
+    out = jnp.einsum("BTGRK,BSGK->BGRTS", grouped, key, preferred_element_type=jnp.float32)
+    out = out.reshape(batch, heads, length, key.shape[1]) * (width**-0.5 if scale is None else scale)
+    if softcap is not None:
+        out = softcap * jnp.tanh(out / softcap)
+    return out if bias is None else out + bias
+
+
+def weights(scores: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Softmax over keys, in float32. A query with no key that it may attend to gets all zeros.
+
+    Args:
+      scores: `[B, H, T, S]`.
+      mask: booleans that broadcast to `[B, H, T, S]`, True = may attend; None = everything.
+    """
+    scores = scores.astype(jnp.float32)
+    if mask is None:
+        return jax.nn.softmax(scores, axis=-1)
+    peak = jnp.max(scores, axis=-1, keepdims=True, where=mask, initial=jnp.finfo(jnp.float32).min)
+    exponentials = jnp.where(mask, jnp.exp(jnp.where(mask, scores - jax.lax.stop_gradient(peak), 0.0)), 0.0)
+    total = jnp.sum(exponentials, axis=-1, keepdims=True)
+    return exponentials / jnp.where(total > 0, total, 1.0)
+
+
+def mix(weights: jax.Array, value: jax.Array) -> jax.Array:
+    """Each query's weighted sum of values: `[B, H, T, S]` and `[B, S, G, K]` to `[B, T, H, K]`, in value's dtype."""
+    batch, heads, length, keys = weights.shape
+    groups = value.shape[2]
+    grouped = weights.reshape(batch, groups, heads // groups, length, keys).astype(value.dtype)
+    return jnp.einsum("BGRTS,BSGK->BTGRK", grouped, value).reshape(batch, length, heads, value.shape[3])
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    mask: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    observe: Observe | None = None,
+) -> jax.Array:
+    """Attention from queries, keys and values to mixed values; the one entry that every module calls.
+
+    Args:
+      query: `[B, T, H, K]`.
+      key, value: `[B, S, G, K]`.
+      mask: as in `weights`.
+      bias, scale, softcap: as in `scores`.
+      dropout: the share of weights set to zero, the rest scaled up; needs `dropout_key`.
+      dropout_key: a typed key, or None for no dropout.
+      observe: called with `("scores", scores)` and `("pattern", weights)`; what it returns is used in their place.
+
+    Returns:
+      `[B, T, H, K]` in value's dtype.
+
+    Raises:
+      ValueError: if the shapes do not fit each other.
+    """
+    _check(query, key, value)
+    observe = observe or (lambda name, x: x)
+    logits = observe("scores", scores(query, key, scale=scale, softcap=softcap, bias=bias))
+    pattern = observe("pattern", weights(logits, mask))
+    if dropout_key is not None and dropout > 0:
+        kept = jax.random.bernoulli(dropout_key, 1 - dropout, pattern.shape)
+        pattern = jnp.where(kept, pattern / (1 - dropout), 0.0)
+    return mix(pattern, value)
+
+
+def _group(query: jax.Array, groups: int) -> jax.Array:
+    batch, length, heads, width = query.shape
+    return query.reshape(batch, length, groups, heads // groups, width)
+
+
+def _check(query: jax.Array, key: jax.Array, value: jax.Array) -> None:
+    if query.ndim != 4 or key.ndim != 4 or value.ndim != 4:
+        shapes = f"{query.shape}, {key.shape}, {value.shape}"
+        raise ValueError(f"query, key, value need [B, T, H, K], [B, S, G, K], [B, S, G, K]; got {shapes}")
+    if key.shape[:3] != value.shape[:3] or query.shape[0] != key.shape[0] or query.shape[3] != key.shape[3]:
+        raise ValueError(f"query {query.shape}, key {key.shape} and value {value.shape} do not fit each other")
+    if query.shape[2] % key.shape[2]:
+        raise ValueError(
+            f"{query.shape[2]} query heads cannot share {key.shape[2]} key/value heads: no whole number each"
+        )

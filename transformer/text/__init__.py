@@ -1,0 +1,10 @@
+"""Text to ids and back: bytes, characters, byte-level BPE; trained, saved, loaded, and decoded as a stream."""
+
+from transformer.text.bpe import BPE
+from transformer.text.byte import Bytes
+from transformer.text.characters import Characters
+from transformer.text.kinds import load, train
+from transformer.text.stream import StreamDecoder
+from transformer.text.tokenizer import END, Tokenizer
+
+__all__ = ["BPE", "END", "Bytes", "Characters", "StreamDecoder", "Tokenizer", "load", "train"]

@@ -1,0 +1,71 @@
+"""The kinds of tokenizer by name: which to train, and which lies in a folder."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Iterable
+
+from transformer.text import storage
+from transformer.text.bpe import BPE
+from transformer.text.byte import Bytes
+from transformer.text.characters import Characters
+from transformer.text.tokenizer import Tokenizer
+
+KINDS: dict[str, type[Tokenizer]] = {kind.kind: kind for kind in (Bytes, Characters, BPE)}
+
+
+def train(kind: str, texts: Iterable[str], vocab: int, **options: bool) -> Tokenizer:
+    """A tokenizer of the named kind, made for `texts`.
+
+    Args:
+      kind: "bytes", "characters" or "bpe".
+      texts: documents; not read by "bytes".
+      vocab: how many ids to learn; read by "bpe" only, the others have as many as they need.
+      **options: `fallback` and `end` of `Characters`; the other kinds have none.
+
+    Raises:
+      ValueError: if `kind` is unknown, an option is not one of its own, or as the kind's own `train`.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r} is no tokenizer: choose one of {', '.join(KINDS)}")
+    known = ("fallback", "end") if kind == Characters.kind else ()
+    for name in options:
+        if name not in known:
+            raise ValueError(
+                f"{name} is no option of {kind!r}, which has {' and '.join(known) or 'none'}: leave it out"
+            )
+    if kind == Characters.kind:
+        return Characters.train(texts, **options)
+    return BPE.train(texts, vocab) if kind == BPE.kind else Bytes()
+
+
+def load(folder: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer in `folder`: one that was saved there, a Hugging Face `tokenizer.json`, or GPT-2's two files.
+
+    Raises:
+      FileNotFoundError: if there is no such folder, or none of those files in it.
+      ValueError: if `folder` is a file or holds more than one kind, or a file is damaged.
+    """
+    path = pathlib.Path(folder)
+    if not path.exists():
+        raise FileNotFoundError(f"folder={str(path)!r} does not exist: give one that holds a tokenizer")
+    if not path.is_dir():
+        raise ValueError(f"folder={str(path)!r} is a file: give the folder that holds the tokenizer")
+    found = storage.present(path)
+    if len(found) > 1:
+        names = " and ".join(storage.KINDS[kind] for kind in found)
+        raise ValueError(f"folder={str(path)!r} holds {names}: keep the one tokenizer that is meant")
+    if found:
+        return KINDS[found[0]].load(path)
+    if all((path / name).is_file() for name in (storage.VOCABULARY, storage.MERGES)):
+        return BPE.load(path)
+    raise FileNotFoundError(_nothing_known(path))
+
+
+def _nothing_known(path: pathlib.Path) -> str:
+    names = sorted(entry.name for entry in path.iterdir())
+    seen = ", ".join([*names[:8], *(["..."] if len(names) > 8 else [])]) or "nothing"
+    wanted = ", ".join(storage.KINDS.values())
+    pair = f"{storage.VOCABULARY} with {storage.MERGES}"
+    return f"folder={str(path)!r} holds {seen}, and no tokenizer: expected one of {wanted}, or {pair}"

@@ -1,0 +1,37 @@
+"""Ids decoded as they come, for a terminal: no character is shown before all its bytes are there."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+import numpy as np
+
+from transformer.text.tokenizer import Tokenizer
+
+
+class StreamDecoder:
+    """Turns ids into text piece by piece; all pieces and `flush()` together are `tokenizer.decode` of all ids.
+
+    Args:
+      tokenizer: any.
+      keep_end: spell out the end id instead of leaving it out.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, keep_end: bool = False):
+        self._tokenizer = tokenizer
+        self._keep_end = keep_end
+        self._pending = codecs.getincrementaldecoder("utf-8")(tokenizer.errors)
+
+    def feed(self, ids: int | Sequence[int] | np.ndarray) -> str:
+        """The characters that are complete once `ids` (one integer, or `[T]`) follow what came before.
+
+        Raises:
+          ValueError: as `Tokenizer.decode`; the stream is then as it was before.
+        """
+        single = isinstance(ids, int) or getattr(ids, "ndim", None) == 0
+        return self._pending.decode(self._tokenizer.spell([ids] if single else ids, keep_end=self._keep_end))
+
+    def flush(self) -> str:
+        """What an unfinished character at the end amounts to: U+FFFD, or nothing. The decoder may then be used anew."""
+        return self._pending.decode(b"", final=True)

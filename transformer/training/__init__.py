@@ -1,0 +1,33 @@
+"""From an objective to a trained model: state, optimizers, one pure step, many devices, checkpoints, metrics, the loop."""
+
+from transformer.training import optimizers, parallel, recipes, schedules
+from transformer.training.checkpoints import Checkpoints, load_params
+from transformer.training.config import Optimizer, Training
+from transformer.training.evaluation import evaluate
+from transformer.training.loop import NonFinite, train
+from transformer.training.metrics import Writer
+from transformer.training.objective import next_token
+from transformer.training.progress import Bar
+from transformer.training.state import State, create
+from transformer.training.step import evaluation_step, train_step
+
+__all__ = [
+    "Bar",
+    "Checkpoints",
+    "NonFinite",
+    "Optimizer",
+    "State",
+    "Training",
+    "Writer",
+    "create",
+    "evaluate",
+    "evaluation_step",
+    "load_params",
+    "next_token",
+    "optimizers",
+    "parallel",
+    "recipes",
+    "schedules",
+    "train",
+    "train_step",
+]

@@ -1,0 +1,55 @@
+"""Evaluation over everything there is, each token weighing the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+
+PENDING = 32  # batches in flight before their sums are fetched
+
+
+def evaluate(
+    evaluation_step: Callable[[Any, Any], dict[str, jax.Array]],
+    params: Any,
+    batches: Iterable[Any],
+    bytes: int | None = None,
+) -> dict[str, float]:
+    """Sums nats and counts over all batches in float64 and divides once.
+
+    Args:
+      evaluation_step: `(params, batch) -> sums` over all devices, with at least `nats` and `count`.
+      params: the model's parameters.
+      batches: placed batches; the last may be ragged, as weights say what counts.
+      bytes: of the text that the tokens stand for; None leaves bits per byte out.
+
+    Returns:
+      `loss`, nats per token; `perplexity`, `exp(loss)`; `tokens`, the count; and
+      `bits_per_byte`, `nats / (ln 2 * bytes)`, which compares tokenizers.
+
+    Raises:
+      ValueError: if nothing counts, or `bytes` is not positive.
+    """
+    if bytes is not None and bytes <= 0:
+        raise ValueError(f"bytes={bytes} must be positive; leave it out when the text's size is not known")
+    pending, nats, counts = [], [], []
+
+    def fetch() -> None:
+        for sums in jax.device_get(pending):
+            nats.append(float(sums["nats"]))
+            counts.append(float(sums["count"]))
+        pending.clear()
+
+    for batch in batches:
+        pending.append(evaluation_step(params, batch))
+        if len(pending) == PENDING:
+            fetch()
+    fetch()
+    count, total = math.fsum(counts), math.fsum(nats)
+    if not count > 0:
+        raise ValueError(f"nothing to evaluate: {len(counts)} batches have a total weight of {count}")
+    loss = total / count
+    result = {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf, "tokens": count}
+    return result if bytes is None else result | {"bits_per_byte": total / math.log(2) / bytes}
