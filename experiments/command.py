@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from absl import app, flags
+from absl import app, flags, logging
 
 MISTAKES = (flags.Error, ValueError, ImportError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
@@ -46,6 +46,8 @@ def _parse(argv: list[str], check: Callable[[str], None]) -> list[str]:
             program, *rest = flags.FLAGS(argv)
         except OSError as error:  # what the flag library raises where a recipe cannot be read
             raise ValueError(error) from error
+        if flags.FLAGS["verbosity"].using_default_value:
+            flags.FLAGS.verbosity = logging.WARNING  # the checkpoint library reports every file it touches
         if rest:
             raise ValueError(f"unexpected argument {rest[0]!r}: {_advice(rest[0])}")
         return [program]

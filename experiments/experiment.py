@@ -31,7 +31,9 @@ class Experiment:
         if self.model.decoder is None or self.model.encoder is not None:
             raise ValueError("model: predicting the next token needs a decoder alone: set decoder, leave encoder None")
         if self.data.length > self.model.length:
-            raise ValueError(f"data.length={self.data.length} exceeds model.length={self.model.length}: raise the latter")
+            raise ValueError(
+                f"data.length={self.data.length} exceeds model.length={self.model.length}: raise the latter"
+            )
         tokenizer = self.data.tokenizer
         known = {"bpe": tokenizer.vocab, "bytes": 257}  # a table of characters depends on the corpus
         if tokenizer.folder is None and tokenizer.kind in known:

@@ -88,9 +88,7 @@ class Run:
         config, corpus, start = self.experiment.training, self.corpus, int(self.state.step)
         self._introduce()
         shares = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        batches = data.batches(
-            corpus, batch_size=config.batch_size, seed=self.experiment.seed, start=start, **shares
-        )
+        batches = data.batches(corpus, batch_size=config.batch_size, seed=self.experiment.seed, start=start, **shares)
         with (
             training.Checkpoints(self.workdir, config.keep) as checkpoints,
             training.Writer(self.workdir, start, tensorboard=TENSORBOARD.value, wandb=WANDB.value) as writer,

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from rich.console import Console
 from rich.table import Table
 
@@ -43,6 +44,20 @@ def load(workdir: str | Path, step: int | str = "latest") -> Trained:
     return Trained(experiment, models.Transformer(experiment.model), params, tokenizer, restored.step)
 
 
+def required(workdir: flags.FlagHolder) -> Path:
+    """The value of a `--workdir` flag that must be given."""
+    if workdir.value is None:
+        raise ValueError("--workdir is missing: name the run to use, such as --workdir=runs/stdlib")
+    return Path(workdir.value)
+
+
+def step(name: str) -> int | str:
+    """What a `--step` flag names: `latest`, `best`, or a number."""
+    if name not in ("latest", "best") and not name.isdecimal():
+        raise ValueError(f"--step={name} is not a checkpoint: give latest, best or a number")
+    return int(name) if name.isdecimal() else name
+
+
 def prompt_ids(trained: Trained, prompt: str, length: int) -> list[int]:
     """The prompt's ids behind the end token, as documents begin; its end, if a learned table leaves no room for all."""
     opening = [] if trained.tokenizer.end is None else [trained.tokenizer.end]
@@ -56,11 +71,15 @@ def prompt_ids(trained: Trained, prompt: str, length: int) -> list[int]:
     return ids[-room:]
 
 
-def write(trained: Trained, prompt: str, length: int, method: decoding.Method, key: jax.Array) -> Iterator[str]:
+def write(
+    trained: Trained, prompt: str, length: int, method: decoding.Method, key: jax.Array, penalty: float = 1.0
+) -> Iterator[str]:
     """The continuation of a prompt, piece by piece; it ends with the text, or after `length` tokens."""
     stop = () if trained.tokenizer.end is None else trained.tokenizer.end
     ids = prompt_ids(trained, prompt, length)
-    blocks = decoding.stream(trained.model, trained.params, ids, length=length, method=method, key=key, stop=stop)
+    blocks = decoding.stream(
+        trained.model, trained.params, ids, length=length, method=method, key=key, stop=stop, repetition_penalty=penalty
+    )
     decoder = text.StreamDecoder(trained.tokenizer)
     for block in blocks:
         yield decoder.feed(_known(block[0], trained.tokenizer.size))
@@ -78,6 +97,9 @@ def likeliest(trained: Trained, prompt: str, count: int = 10) -> list[tuple[str,
 
 def report(trained: Trained, prompts: tuple[str, ...], console: Console, length: int = 80) -> None:
     """Continue each prompt, and list the likeliest next tokens of the last one."""
+    config = trained.experiment.model
+    if config.decoder.position.kind == "learned":
+        length = min(length, config.length // 2)
     for index, prompt in enumerate(prompts):
         key = jax.random.fold_in(jax.random.key(trained.experiment.seed), index)
         written = "".join(write(trained, prompt, length, decoding.TopP(0.9, temperature=0.8), key))

@@ -47,43 +47,35 @@ def test_every_mode_at_every_site_agrees_with_numpy(build, reference, shift):
 
 
 @pytest.mark.parametrize("mode, value", [("scale", 1.0), ("add", 0.0)])
-def test_patches_that_say_nothing_change_nothing(build, mode, value):
+def test_patches_that_say_nothing_change_nothing(build, reference, mode, value):
     model, params, tokens, _ = build("decoder")
     patches = [Patch(site, value, mode) for site in inspection.sites(model)]
     logits, _ = inspection.run(model, params, tokens, patches=patches)
-    np.testing.assert_allclose(logits, inspection.run(model, params, tokens)[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits, reference(model, params)(tokens), rtol=2e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize("changes", [{}, {"unroll": 2}, {"unroll": 3, "remat": "full"}], ids=str)
-def test_a_silenced_head_is_a_head_without_output_kernel(build, changes):
+def test_a_silenced_head_is_a_head_without_output_kernel(build, reference, changes):
     model, params, tokens, _ = build("decoder", changes, depth=3)
-    silence = lambda layer, head: inspection.run(  # noqa: E731
-        model, params, tokens, patches=(Patch("decoder/*/mixed", 0.0, layer=layer, head=head),)
-    )[0]
     kernel = params["decoder"]["blocks"]["attention"]["output"]["kernel"]
     for layer, head in ((0, 1), (2, 3)):
-        output = {"kernel": kernel.at[layer, head].set(0)}
-        attention = params["decoder"]["blocks"]["attention"] | {"output": output}
-        without = params | {
-            "decoder": params["decoder"] | {"blocks": params["decoder"]["blocks"] | {"attention": attention}}
-        }
-        expected, _ = inspection.run(model, without, tokens)
-        np.testing.assert_allclose(silence(layer, head), expected, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(silence(layer - 3, head - 4), expected, rtol=1e-5, atol=1e-5)
-        # Traced indices, negative ones too.
-        mapped = jax.vmap(silence)(jnp.array([layer, layer - 3]), jnp.array([head, head - 4]))
-        np.testing.assert_allclose(mapped, jnp.stack([expected] * 2), rtol=1e-5, atol=1e-5)
+        without = jax.tree.map(lambda leaf: leaf.at[layer, head].set(0) if leaf is kernel else leaf, params)  # noqa: B023
+        expected = reference(model, without)(tokens)
+        for index in ((layer, head), (layer - 3, head - 4)):
+            patch = Patch("decoder/*/mixed", 0.0, layer=index[0], head=index[1])
+            logits, _ = inspection.run(model, params, tokens, patches=(patch,))
+            np.testing.assert_allclose(logits, expected, rtol=2e-4, atol=2e-4)
 
 
 def test_the_last_residual_of_another_run_gives_its_logits(build):
     model, params, tokens, _ = build("decoder")
-    other, taps = inspection.run(model, params, (tokens + 3) % 11, capture="decoder/1/residual_post")
-    patch = Patch("decoder/1/residual_post", taps["decoder/1/residual_post"])
+    site = "decoder/1/residual_post"
+    clean, _ = inspection.run(model, params, tokens, capture=site)
+    other, taps = inspection.run(model, params, (tokens + 3) % 11, capture=site)
+    patch = Patch(site, taps[site])
     np.testing.assert_allclose(inspection.run(model, params, tokens, patches=(patch,))[0], other, rtol=1e-5, atol=1e-5)
-    # At one position alone, the rest stays.
-    mixed, _ = inspection.run(model, params, tokens, patches=(patch.replace(position=-1),))
-    clean, _ = inspection.run(model, params, tokens)
-    np.testing.assert_allclose(mixed, jnp.concatenate([clean[:, :-1], other[:, -1:]], axis=1), rtol=1e-5, atol=1e-5)
+    last, _ = inspection.run(model, params, tokens, patches=(patch.replace(position=-1),))
+    np.testing.assert_allclose(last, jnp.concatenate([clean[:, :-1], other[:, -1:]], axis=1), rtol=1e-5, atol=1e-5)
 
 
 def test_vmap_over_everything_traced_is_a_python_loop(build):
@@ -101,7 +93,7 @@ def test_vmap_over_everything_traced_is_a_python_loop(build):
     assert np.all(np.std(looped, axis=0).max(axis=-1)[:, -1] > 1e-3)  # the cases differ
 
 
-def test_a_mask_chooses_the_entries_and_later_patches_see_earlier_ones(build):
+def test_a_mask_chooses_the_entries_and_later_patches_see_earlier_ones(build, reference):
     model, params, tokens, _ = build("decoder")
     mask = np.random.default_rng(2).random((2, 4, 5, 5)) < 0.5
     site = "decoder/1/scores"
@@ -111,10 +103,11 @@ def test_a_mask_chooses_the_entries_and_later_patches_see_earlier_ones(build):
         Patch(site, 1.0, "add", mask=mask[:1]),
     )
     _, taps = inspection.run(model, params, tokens, capture=site, patches=patches)
-    _, clean = inspection.run(model, params, tokens, capture=site)
-    expected = np.where(mask, 2.0, clean[site])
+    clean = reference(model, params)
+    clean(tokens)
+    expected = np.where(mask, 2.0, clean.taps[site])
     expected[:, :, 4] *= 3
-    np.testing.assert_allclose(taps[site], expected + mask[:1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(taps[site], expected + mask[:1], rtol=2e-4, atol=2e-4)
 
 
 def test_the_gradient_through_a_patch_is_the_slope_of_the_numpy_model(build, reference):

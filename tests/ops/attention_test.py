@@ -145,14 +145,14 @@ def test_attend_agrees_with_flax():
     inputs = jnp.asarray(np.random.default_rng(4).normal(size=(BATCH, KEYS, width)), jnp.float32)
     mask = masks.causal(jnp.arange(KEYS), jnp.arange(KEYS))
     module = nn.MultiHeadDotProductAttention(num_heads=HEADS, qkv_features=width)
-    parameters = module.init(jax.random.key(0), inputs)["params"]
+    parameters = jax.jit(module.init)(jax.random.key(0), inputs)["params"]
     query, key, value = (
         jnp.einsum("BTD,DHK->BTHK", inputs, parameters[name]["kernel"]) + parameters[name]["bias"]
         for name in ("query", "key", "value")
     )
     mixed = attention.attend(query, key, value, mask=mask)
     actual = jnp.einsum("BTHK,HKD->BTD", mixed, parameters["out"]["kernel"]) + parameters["out"]["bias"]
-    np.testing.assert_allclose(actual, module.apply({"params": parameters}, inputs, mask=mask), atol=1e-5)
+    np.testing.assert_allclose(actual, jax.jit(module.apply)({"params": parameters}, inputs, mask=mask), atol=1e-5)
 
 
 @GROUPS
@@ -177,7 +177,7 @@ def test_a_query_with_nothing_to_attend_to_gets_zeros_and_finite_gradients():
     arguments = (query, key, value, jnp.zeros((HEADS, QUERIES, KEYS)))
     mixed = attend(*arguments)
     assert (mixed[0, 1] == 0).all() and (mixed[1] == 0).all() and (mixed[0, 0] != 0).all()
-    gradients = jax.grad(lambda *x: jnp.sum(jnp.square(attend(*x) + 1.0)), argnums=(0, 1, 2, 3))(*arguments)
+    gradients = jax.jit(jax.grad(lambda *x: jnp.sum(jnp.square(attend(*x) + 1.0)), argnums=(0, 1, 2, 3)))(*arguments)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
     by_query, by_key, by_value, _ = gradients
     assert (by_query[0, 1] == 0).all() and (by_query[0, 0] != 0).all()
@@ -187,9 +187,11 @@ def test_a_query_with_nothing_to_attend_to_gets_zeros_and_finite_gradients():
 def test_under_a_causal_mask_no_output_depends_on_later_keys():
     query, key, value = example(queries=KEYS)
     mask = masks.causal(jnp.arange(KEYS), jnp.arange(KEYS))
-    by_key, by_value = jax.jacobian(
-        lambda key, value: attention.attend(query, key, value, mask=mask)[0].sum((1, 2)), argnums=(0, 1)
-    )(key, value)
+
+    def totals(key, value):
+        return attention.attend(query, key, value, mask=mask)[0].sum((1, 2))
+
+    by_key, by_value = jax.jit(jax.jacobian(totals, argnums=(0, 1)))(key, value)
     for gradient in (by_key, by_value):
         reach = np.asarray(jnp.abs(gradient[:, 0]).sum((2, 3)))  # [T, S]
         assert (reach[np.triu_indices(KEYS, 1)] == 0).all()
@@ -205,7 +207,7 @@ def test_dropout_keeps_the_expectation_and_the_share():
     def dropped(dropout_key):
         return attention.attend(query, key, value, dropout=rate, dropout_key=dropout_key)
 
-    mean = jnp.mean(jax.vmap(dropped)(jax.random.split(jax.random.key(0), draws)), axis=0)
+    mean = jnp.mean(jax.jit(jax.vmap(dropped))(jax.random.split(jax.random.key(0), draws)), axis=0)
     # One draw has a standard deviation below |value| sqrt(rate / (1 - rate)), so the mean of 4000 one below 0.03.
     np.testing.assert_allclose(mean, attention.attend(query, key, value), atol=0.06)
 

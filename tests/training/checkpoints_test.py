@@ -10,13 +10,19 @@ from transformer.training import optimizers, parallel, state, step
 from transformer.training.checkpoints import FOLDER, Checkpoints, load_params
 from transformer.training.config import Optimizer
 
+# Reads of damaged files that Orbax gives up leave callbacks behind, for an event loop that is gone.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 RECIPE = {"config": {"seed": 1, "windows": [1, 2]}, "data": "fingerprint"}
 
 
 def make(step_number=3, dtype=jnp.float32, ema=0.9, seed=0, name="adamw"):
     random = np.random.default_rng(seed)
     draw = lambda *shape: jnp.asarray(random.normal(size=shape), dtype)
-    params = {"embedding": {"table": draw(9, 4)}, "blocks": {"query": {"kernel": draw(2, 4, 2, 3), "bias": draw(2, 2, 3)}}}
+    params = {
+        "embedding": {"table": draw(40, 40)},
+        "blocks": {"query": {"kernel": draw(2, 4, 2, 3), "bias": draw(2, 2, 3)}},
+    }
     optimizer = optimizers.build(Optimizer(name=name), 10)
     fresh = state.create(params, optimizer, ema)
     filled = jax.tree.map(lambda x: (x + jnp.arange(x.size).reshape(x.shape).astype(x.dtype)).astype(x.dtype), fresh)
@@ -86,12 +92,14 @@ def test_another_type_shape_or_structure_is_an_error_and_leaves_the_checkpoint(t
         with pytest.raises(ValueError, match=r"params/blocks/query/bias is float32\[2, 2, 3\] .* expected bfloat16"):
             checkpoints.restore(make(dtype=jnp.bfloat16))
         wide = make()
-        wide.params["embedding"]["table"] = np.zeros((9, 5), np.float32)
-        with pytest.raises(ValueError, match=r"params/embedding/table is float32\[9, 4\] .* expected float32\[9, 5\]"):
+        wide.params["embedding"]["table"] = np.zeros((40, 41), np.float32)
+        with pytest.raises(
+            ValueError, match=r"params/embedding/table is float32\[40, 40\] .* expected float32\[40, 41\]"
+        ):
             checkpoints.restore(wide)
         with pytest.raises(ValueError, match="ema/blocks/query/bias is in the checkpoint but not expected"):
             checkpoints.restore(make(ema=None))
-        with pytest.raises(ValueError, match="opt_state/.* is expected but not in the checkpoint"):
+        with pytest.raises(ValueError, match="opt_state/.* is in the checkpoint but not expected"):
             checkpoints.restore(make(name="muon"))
         same(checkpoints.restore(make()).state, make())
 
@@ -106,7 +114,8 @@ def test_unfinished_checkpoints_do_not_count(tmp_path):
 
 
 def largest(folder):
-    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "commit_success.txt"]
+    return max(files, key=lambda path: path.stat().st_size)
 
 
 def flip(path):

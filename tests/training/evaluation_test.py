@@ -22,7 +22,9 @@ def test_every_token_weighs_the_same_and_is_seen_once():
 
 
 def test_sums_do_not_lose_small_batches_beside_large_ones():
-    sums = [{"nats": np.float32(2**24), "count": np.float32(2**24)}] + [{"nats": np.float32(1), "count": np.float32(1)}] * 9
+    sums = [{"nats": np.float32(2**24), "count": np.float32(2**24)}] + [
+        {"nats": np.float32(1), "count": np.float32(1)}
+    ] * 9
     result = evaluation.evaluate(lambda _, batch: batch, None, sums)
     assert result["tokens"] == 2**24 + 9
 

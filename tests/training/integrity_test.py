@@ -9,7 +9,11 @@ from transformer.training import integrity
 
 
 def arrays():
-    return {"a/b": np.arange(6, dtype=np.float32).reshape(2, 3), "c": np.ones((), jnp.bfloat16), "d": np.zeros(0, np.int32)}
+    return {
+        "a/b": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "c": np.ones((), jnp.bfloat16),
+        "d": np.zeros(0, np.int32),
+    }
 
 
 def test_a_description_is_json_and_fits_itself():
@@ -43,7 +47,9 @@ def test_order_in_memory_does_not_count_but_every_bit_does():
 def test_another_structure_names_the_parameter(change, message):
     with pytest.raises(integrity.Mismatch, match=message):
         integrity.check_structure(integrity.describe(arrays()), arrays() | change, "checkpoint 3")
-    with pytest.raises(integrity.Mismatch, match="^checkpoint 3 does not fit: a/b is in the checkpoint but not expected"):
+    with pytest.raises(
+        integrity.Mismatch, match="^checkpoint 3 does not fit: a/b is in the checkpoint but not expected"
+    ):
         integrity.check_structure(integrity.describe(arrays()), {}, "checkpoint 3")
 
 

@@ -169,7 +169,9 @@ def test_weight_decay_takes_its_share_of_matrices_and_of_nothing_else():
 
 
 def flat(tree):
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def test_gradients_are_clipped_by_their_global_norm():

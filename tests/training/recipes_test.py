@@ -1,6 +1,9 @@
 from transformer.training import recipes
 
-SAVED = {"config": {"seed": 1, "model": {"width": 8, "windows": [1, 2]}, "training": {"steps": 5, "keep": 2}}, "data": "a"}
+SAVED = {
+    "config": {"seed": 1, "model": {"width": 8, "windows": [1, 2]}, "training": {"steps": 5, "keep": 2}},
+    "data": "a",
+}
 
 
 def changed(**training):
@@ -14,7 +17,10 @@ def test_the_same_recipe_may_resume_and_tuples_are_lists():
 
 
 def test_every_difference_names_its_field():
-    current = {"config": {"seed": 2, "model": {"width": 8, "depth": 3}, "training": SAVED["config"]["training"]}, "data": "b"}
+    current = {
+        "config": {"seed": 2, "model": {"width": 8, "depth": 3}, "training": SAVED["config"]["training"]},
+        "data": "b",
+    }
     assert recipes.compare(SAVED, current) == [
         "config.model.depth was absent, now 3",
         "config.model.windows was [1, 2], now absent",

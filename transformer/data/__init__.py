@@ -2,7 +2,7 @@
 
 from transformer.data.batches import Batches, batches, pipeline_speed, validation_batches
 from transformer.data.config import SPLITS, TOKENIZERS, Data, Tfds, Tokenizer
-from transformer.data.corpus import Corpus, Counts, check_fingerprint, prepare
+from transformer.data.corpus import Corpus, Counts, check_fingerprint, load, prepare
 from transformer.data.objectives import Example, causal
 from transformer.data.sources import Document, documents
 
@@ -21,6 +21,7 @@ __all__ = [
     "causal",
     "check_fingerprint",
     "documents",
+    "load",
     "pipeline_speed",
     "prepare",
     "validation_batches",

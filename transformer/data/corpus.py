@@ -78,7 +78,8 @@ def prepare(config: Data, folder: str | os.PathLike[str]) -> Corpus:
 
     Raises:
       ValueError: if the source is missing, empty, not UTF-8, or too short for one row on either side; if the tokenizer
-        cannot be made or cannot spell the text; if `folder` holds anything but a corpus. Nothing is left on disk then.
+        cannot be made or cannot spell the text; if `folder` holds anything but a corpus, or one made from something
+        else, naming what differs. Nothing is left on disk then, and nothing is replaced.
     """
     folder = pathlib.Path(folder).expanduser().resolve()
     found = list(documents(config))
@@ -89,10 +90,26 @@ def prepare(config: Data, folder: str | os.PathLike[str]) -> Corpus:
     request = _request(config, found, loaded)
     if (corpus := _existing(folder, request)) is not None:
         return corpus
+    if recorded := storage.read_record(folder).get("request"):
+        check_fingerprint(recorded, request)
     _build(folder, config, request, found, loaded)
     if (corpus := _existing(folder, request)) is not None:
         return corpus
     raise ValueError(f"folder={str(folder)!r} was changed by another program meanwhile: give each run its own")
+
+
+def load(folder: str | os.PathLike[str]) -> Corpus:
+    """The corpus that `prepare` left in `folder`, without its source.
+
+    Raises:
+      ValueError: if there is none, or it is damaged.
+    """
+    folder = pathlib.Path(folder).expanduser().resolve()
+    request = storage.read_record(folder).get("request")
+    corpus = None if request is None else _existing(folder, request)
+    if corpus is None:
+        raise ValueError(f"folder={str(folder)!r} holds no intact corpus: train there again, which mends it")
+    return corpus
 
 
 def fingerprint(recipe: Mapping[str, Value]) -> str:

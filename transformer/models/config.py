@@ -7,6 +7,8 @@ cross-attention. Every default stands here once. A choice among implementations 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import typing
 
 NORMS = ("layer", "rms")
 PLACEMENTS = ("pre", "post")
@@ -27,6 +29,26 @@ def _one_of(field: str, value: str, choices: tuple[str, ...]) -> None:
     _require(value in choices, field, value, f"choose one of {', '.join(choices)}")
 
 
+def _check_types(config: object, prefix: str = "") -> None:
+    """Refuse a value of another type than its field's; a whole number will do for a float."""
+    hints = _hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        _require(_fits(value, hints[field.name]), prefix + field.name, value, f"its type is {field.type}")
+
+
+_hints = functools.cache(typing.get_type_hints)
+
+
+def _fits(value: object, hint: object) -> bool:
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
+    types = typing.get_args(hint) or (hint,)
+    if isinstance(value, bool):
+        return bool in types
+    return isinstance(value, types) or (float in types and isinstance(value, int))
+
+
 def _probability(field: str, value: float) -> None:
     _require(0.0 <= value < 1.0, field, value, "a dropout rate is at least 0 and below 1")
 
@@ -41,6 +63,7 @@ class Norm:
     zero_centred: bool = False  # multiply by 1 + scale, as Gemma does
 
     def __post_init__(self):
+        _check_types(self, "norm.")
         _one_of("norm.kind", self.kind, NORMS)
         _require(self.epsilon > 0, "norm.epsilon", self.epsilon, "it must be positive")
         _require(not (self.bias and self.kind == "rms"), "norm.bias", self.bias, "only norm.kind='layer' has a bias")
@@ -57,6 +80,7 @@ class Scaling:
     high: float = 4.0  # llama3: high_freq_factor; yarn: beta_fast
 
     def __post_init__(self):
+        _check_types(self, "scaling.")
         _one_of("scaling.kind", self.kind, SCALINGS)
         _require(self.factor >= 1.0, "scaling.factor", self.factor, "it must be at least 1")
         _require(self.original_length > 0, "scaling.original_length", self.original_length, "it must be positive")
@@ -76,10 +100,13 @@ class Position:
     distance: int = 128  # relative: every distance from here on shares the last bucket
 
     def __post_init__(self):
+        _check_types(self, "position.")
         _one_of("position.kind", self.kind, POSITIONS)
         _require(self.base > 1, "position.base", self.base, "it must exceed 1")
         _require(0 < self.fraction <= 1, "position.fraction", self.fraction, "it must lie in (0, 1]")
-        _require(self.buckets >= 4 and self.buckets % 2 == 0, "position.buckets", self.buckets, "use an even number >= 4")
+        _require(
+            self.buckets >= 4 and self.buckets % 2 == 0, "position.buckets", self.buckets, "use an even number >= 4"
+        )
         _require(self.distance > self.buckets // 2, "position.distance", self.distance, "it must exceed buckets / 2")
 
 
@@ -99,6 +126,7 @@ class Attention:
     dropout: float = 0.0  # on the pattern
 
     def __post_init__(self):
+        _check_types(self, "attention.")
         _require(self.heads > 0, "attention.heads", self.heads, "it must be positive")
         if self.kv_heads is not None:
             divides = self.kv_heads > 0 and self.heads % self.kv_heads == 0
@@ -107,7 +135,9 @@ class Attention:
             _require(self.head_width > 0, "attention.head_width", self.head_width, "it must be positive")
         if self.softcap is not None:
             _require(self.softcap > 0, "attention.softcap", self.softcap, "it must be positive")
-        _require(all(w >= 0 for w in self.windows), "attention.windows", self.windows, "windows are 0 (all) or positive")
+        _require(
+            all(w >= 0 for w in self.windows), "attention.windows", self.windows, "windows are 0 (all) or positive"
+        )
         _probability("attention.dropout", self.dropout)
 
 
@@ -122,6 +152,7 @@ class Mlp:
     dropout: float = 0.0  # on the inner activations
 
     def __post_init__(self):
+        _check_types(self, "mlp.")
         if self.width is not None:
             _require(self.width > 0, "mlp.width", self.width, "it must be positive")
         _one_of("mlp.activation", self.activation, ACTIVATIONS)
@@ -142,6 +173,7 @@ class Stack:
     dropout: float = 0.0  # on embeddings and on what each half-block adds to the residual
 
     def __post_init__(self):
+        _check_types(self)
         _require(self.depth > 0, "depth", self.depth, "a stack needs at least one layer")
         _one_of("norm_placement", self.norm_placement, PLACEMENTS)
         _probability("dropout", self.dropout)
@@ -160,6 +192,7 @@ class Readout:
     softcap: float | None = None  # logits become softcap * tanh(logits / softcap)
 
     def __post_init__(self):
+        _check_types(self, "readout.")
         if self.softcap is not None:
             _require(self.softcap > 0, "readout.softcap", self.softcap, "it must be positive")
 
@@ -174,6 +207,7 @@ class Init:
     output: float | None = None  # multiplies matrices that write to the residual; None: 1 / sqrt(2 x depth) (GPT-2)
 
     def __post_init__(self):
+        _check_types(self, "init.")
         _one_of("init.kind", self.kind, INITS)
         for name in ("scale", "embedding"):
             _require(getattr(self, name) > 0, f"init.{name}", getattr(self, name), "it must be positive")
@@ -201,6 +235,7 @@ class ModelConfig:
     remat: str = "none"  # what the backward pass recomputes: nothing, everything, or all but matrix products
 
     def __post_init__(self):
+        _check_types(self)
         for name in ("vocab", "width", "length", "unroll"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "it must be positive")
         _require(self.token_types >= 0, "token_types", self.token_types, "it must not be negative")
@@ -214,7 +249,9 @@ class ModelConfig:
                 self._check_stack(name, stack)
         if self.encoder is not None:
             windows = self.encoder.attention.windows
-            _require(not any(windows), "encoder.attention.windows", windows, "a window needs a causal mask: use a decoder")
+            _require(
+                not any(windows), "encoder.attention.windows", windows, "a window needs a causal mask: use a decoder"
+            )
         pools = self.encoder is not None and self.decoder is None
         _require(pools or not self.pooler, "pooler", self.pooler, "only an encoder without a decoder has a pooler")
 
@@ -226,7 +263,12 @@ class ModelConfig:
         if position.kind == "rotary":
             turned = self.head_width(stack) * position.fraction
             fix = f"rotary turns pairs: fraction x head width must be an even whole number, not {turned:g}"
-            _require(turned == int(turned) and int(turned) % 2 == 0, f"{name}.position.fraction", position.fraction, fix)
+            _require(
+                turned == int(turned) and int(turned) % 2 == 0, f"{name}.position.fraction", position.fraction, fix
+            )
+            rebases = position.scaling.kind in ("ntk", "dynamic")
+            fix = f"it needs at least 4 features of each head to turn, not {turned:g}"
+            _require(turned >= 4 or not rebases, f"{name}.position.scaling.kind", position.scaling.kind, fix)
         if position.kind == "sinusoidal":
             _require(self.width % 2 == 0, "width", self.width, f"{name}.position.kind='sinusoidal' needs an even width")
         _require(self.unroll <= stack.depth, "unroll", self.unroll, f"it must not exceed {name}.depth={stack.depth}")

@@ -102,7 +102,7 @@ class Transformer(nn.Module):
         train: bool = False,
     ) -> tuple[jax.Array, Cache | None]:
         """What the read-out reads, `[B, T, D]`, and the cache: `__call__` without the product over the vocabulary."""
-        self._check(tokens, source, cache)
+        self._check(source, cache, (source_mask, source_segments, source_positions))
         tap = tap or Tap()
         if self.config.decoder is None:
             hidden = self.encode(tokens, mask=mask, segments=segments, positions=positions, token_types=token_types,
@@ -114,11 +114,14 @@ class Transformer(nn.Module):
             memory = self.encode(source, mask=source_mask, segments=source_segments, positions=source_positions,
                                  tap=tap, train=train)  # fmt: skip
             memory_mask = _visible(source_mask, segments, source_segments)
+            _check_source(source, cache)
             if cache is not None and source_mask is not None:
                 cache = cache.replace(cross_mask=source_mask.astype(bool))
         elif cache is not None and cache.cross_mask is not None:
             memory_mask = masks.padding(cache.cross_mask)
 
+        _check_ids("tokens", tokens, self.config, self.config.decoder, mask, segments, positions, token_types)
+        _check_room(tokens, cache)
         visible = _visible(mask, segments, segments)
         if cache is not None and visible is not None:
             raise ValueError("mask and segments cannot be combined with a cache: set cache.length to each row's length")
@@ -146,6 +149,8 @@ class Transformer(nn.Module):
         """The encoder's output: `[B, S]` ids to `[B, S, D]`; arguments as in `__call__`."""
         if self.config.encoder is None:
             raise ValueError("this model has no encoder: use a config with encoder=Stack(...)")
+        name = "tokens" if self.config.decoder is None else "source"
+        _check_ids(name, tokens, self.config, self.config.encoder, mask, segments, positions, token_types)
         x = self.embedding(tokens, token_types)
         visible = _visible(mask, segments, segments)
         hidden, _ = self.encoder(x, mask=visible, positions=positions, tap=tap or Tap(), train=train)
@@ -162,21 +167,17 @@ class Transformer(nn.Module):
     def _layers(self, stack: Stack, role: str, causal: bool, crosses: bool) -> Layers:
         return Layers(self.config, stack, role, causal, crosses)
 
-    def _check(self, tokens: jax.Array, source: jax.Array | None, cache: Cache | None) -> None:
+    def _check(self, source: jax.Array | None, cache: Cache | None, of_source: tuple) -> None:
         config = self.config
-        for name, ids in (("tokens", tokens), ("source", source)):
-            if ids is not None and (ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer)):
-                raise ValueError(f"{name} must be [B, T] integers, not {ids.dtype} of shape {ids.shape}")
         both = config.encoder is not None and config.decoder is not None
         if source is not None and not both:
             raise ValueError("source was given, but the model has no encoder beside a decoder: pass tokens alone")
         if both and source is None and cache is None:
             raise ValueError("an encoder-decoder needs source: pass source=[B, S] ids")
+        if source is None and any(argument is not None for argument in of_source):
+            raise ValueError("source_mask, source_segments and source_positions describe source: pass source as well")
         if config.decoder is None and cache is not None:
             raise ValueError("a cache was given, but the model has no decoder")
-        for name, stack, ids in (("tokens", config.decoder or config.encoder, tokens), ("source", config.encoder, source)):
-            if ids is not None and stack.position.kind == "learned" and ids.shape[1] > config.length:
-                raise ValueError(f"{name} has length {ids.shape[1]}, but the model has {config.length} learned positions")
 
 
 def unembedding(config: ModelConfig, params: dict) -> tuple[jax.Array, jax.Array | None]:
@@ -184,6 +185,30 @@ def unembedding(config: ModelConfig, params: dict) -> tuple[jax.Array, jax.Array
     readout = params.get("readout", {})
     kernel = params["embedding"]["table"].T if config.readout.tied else readout["kernel"]
     return kernel, readout.get("bias")
+
+
+def _check_ids(name, ids, config: ModelConfig, stack: Stack, mask, segments, positions, token_types) -> None:
+    if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise ValueError(f"{name} must be [B, T] integers, not {ids.dtype} of shape {ids.shape}")
+    if stack.position.kind == "learned" and ids.shape[1] > config.length:
+        raise ValueError(f"{name} has length {ids.shape[1]}, but the model has {config.length} learned positions")
+    fellows = {"mask": mask, "segments": segments, "positions": positions, "token_types": token_types}
+    for argument, array in fellows.items():
+        if array is not None and array.shape != ids.shape:
+            raise ValueError(f"{argument} of {name} has shape {array.shape}; it must be that of {name}, {ids.shape}")
+
+
+def _check_room(tokens: jax.Array, cache: Cache | None) -> None:
+    if cache is None:
+        return
+    rows = cache.length.shape[0]
+    if tokens.shape[0] != rows or tokens.shape[1] > cache.capacity:
+        raise ValueError(f"tokens {tokens.shape} do not fit a cache of {rows} rows and {cache.capacity} slots")
+
+
+def _check_source(source: jax.Array, cache: Cache | None) -> None:
+    if cache is not None and source.shape[1] != cache.cross_key.shape[2]:
+        raise ValueError(f"source has length {source.shape[1]}, but the cache was made for {cache.cross_key.shape[2]}")
 
 
 def _visible(mask, query_segments, key_segments) -> jax.Array | None:

@@ -54,7 +54,6 @@ class MultiHeadAttention(nn.Module):
         if attention.query_key_norm:
             norm = dataclasses.replace(self.stack.norm, kind="rms", bias=False)
             self.query_norm, self.key_norm = Normalize(config, norm), Normalize(config, norm)
-        self.drop = nn.Dropout(attention.dropout)
 
     def __call__(
         self, x: jax.Array, view: View, tap: Tap, cache: Cache | None, layer: jax.Array, train: bool
@@ -67,7 +66,14 @@ class MultiHeadAttention(nn.Module):
         return self._attend(x, key, value, view, tap, train), cache
 
     def cross(
-        self, x: jax.Array, memory: jax.Array | None, view: View, tap: Tap, cache: Cache | None, layer: jax.Array, train: bool
+        self,
+        x: jax.Array,
+        memory: jax.Array | None,
+        view: View,
+        tap: Tap,
+        cache: Cache | None,
+        layer: jax.Array,
+        train: bool,
     ) -> tuple[jax.Array, Cache | None]:
         """Cross-attention to a memory `[B, S, D]`, or, where memory is None, to what the cache kept of it."""
         if memory is not None:
@@ -86,9 +92,7 @@ class MultiHeadAttention(nn.Module):
             key = view.rotate(key)
         return tap("key", key), tap("value", self.value(x))
 
-    def _attend(
-        self, x: jax.Array, key: jax.Array, value: jax.Array, view: View, tap: Tap, train: bool
-    ) -> jax.Array:
+    def _attend(self, x: jax.Array, key: jax.Array, value: jax.Array, view: View, tap: Tap, train: bool) -> jax.Array:
         attention = self.stack.attention
         query = self.query(x)  # [B, T, H, K]
         if attention.query_key_norm:

@@ -67,7 +67,9 @@ def empty(config: ModelConfig, batch: int, length: int, source_length: int | Non
     """
     stack = config.decoder
     if stack is None:
-        raise ValueError("this model has no decoder, so there is nothing to cache: use a config with decoder=Stack(...)")
+        raise ValueError(
+            "this model has no decoder, so there is nothing to cache: use a config with decoder=Stack(...)"
+        )
     if stack.position.kind == "learned" and length > config.length:
         raise ValueError(f"length={length} exceeds the model's {config.length} learned positions")
     if (config.encoder is None) != (source_length is None):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from transformer.nn.mlp import ACTIVATIONS
 from transformer.nn.norms import Normalize
+from transformer.nn.positions import look_up
 from transformer.nn.projection import Projection, project, standard_deviation
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ class Embedding(nn.Module):
           ValueError: if token types are given to a model that has none.
         """
         config = self.config
-        out = jnp.take(self.table, tokens, axis=0, mode="fill").astype(jnp.dtype(config.dtype))
+        out = look_up(self.table, tokens).astype(jnp.dtype(config.dtype))
         if config.embedding_scale:
             out = out * jnp.asarray(config.width**0.5, out.dtype)
         if config.token_types:
             types = jnp.zeros_like(tokens) if token_types is None else token_types
-            out = out + jnp.take(self.types, types, axis=0, mode="fill").astype(out.dtype)
+            out = out + look_up(self.types, types).astype(out.dtype)
         elif token_types is not None:
             raise ValueError("token_types were given, but the model has none: set token_types in its config")
         return out

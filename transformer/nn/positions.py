@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from transformer.models.config import ModelConfig, Stack
 
 
+def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """Rows `[..., D]` of a table `[N, D]`; an id below 0 or beyond the table gives NaN, never another id's row."""
+    return jnp.asarray(table).at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
 class PositionEmbedding(nn.Module):
     """A learned table `[length, D]`, looked up by position."""
 
@@ -25,7 +30,7 @@ class PositionEmbedding(nn.Module):
         config = self.config
         start = nn.initializers.normal(config.init.embedding)
         table = self.param("table", start, (config.length, config.width), jnp.dtype(config.param_dtype))
-        return jnp.take(table, positions, axis=0).astype(jnp.dtype(config.dtype))
+        return look_up(table, positions).astype(jnp.dtype(config.dtype))
 
 
 class RelativeBias(nn.Module):

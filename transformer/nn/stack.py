@@ -1,8 +1,8 @@
 """A block scanned over layers.
 
-The parameters of all blocks are one tree whose leaves begin with the layer axis, `[L, ...]`, whatever the depth, the unroll
-or the period of the layers. The scan slices it and applies one `Block` as a pure function, which compiles once for
-any depth.
+The parameters of all blocks are one tree whose leaves begin with the layer axis, `[L, ...]`, whatever the depth, the
+unroll or the period of the layers. The scan slices it and applies one `Block` as a pure function, which compiles once
+for any depth.
 """
 
 from __future__ import annotations
@@ -70,7 +70,12 @@ class Layers(nn.Module):
           memory_mask: the same for cross-attention.
           positions: `[B, T]` integers; None counts from 0, or from what the cache holds.
           cache: keys and values of earlier positions; extended by T.
+
+        Raises:
+          ValueError: if dropout is on and there is no key for it.
         """
+        if train and _dropout(self.stack) > 0 and not self.has_rng("dropout"):
+            raise ValueError(f"train=True, and the {self.role} has dropout: pass rngs={{'dropout': key}} to apply")
         length = x.shape[1]
         slots = jnp.arange(length)[None]  # [1, T]: order of arrival, which causality goes by
         if cache is not None:
@@ -120,7 +125,8 @@ class Layers(nn.Module):
         depth, period = self.stack.depth, len(views)
         block = Block(self.config, self.stack, self.crosses, parent=None)
         params = self.param("blocks", self._init(block))
-        drops = train and self.has_rng("dropout")
+        unroll = max(1, self.config.unroll // period)
+        drops = train and _dropout(self.stack) > 0
         key = self.make_rng("dropout") if drops else None
 
         def step(x, cache, index, params):
@@ -137,7 +143,8 @@ class Layers(nn.Module):
             return x, cache, captured
 
         if self.config.remat != "none":
-            step = jax.checkpoint(step, policy=POLICIES[self.config.remat], prevent_cse=False)
+            # Without a loop the compiler would merge what is recomputed with the original, and keep it after all.
+            step = jax.checkpoint(step, policy=POLICIES[self.config.remat], prevent_cse=unroll * period >= depth)
         if period > 1:  # reshaped, the loop over tokens of `decoding` would copy every parameter at every token
             params = jax.tree.map(lambda leaf: leaf.reshape(depth // period, period, *leaf.shape[1:]), params)
         buffers = self._buffers(step, x, cache, params, tap)
@@ -150,7 +157,6 @@ class Layers(nn.Module):
             return (x, cache, buffers), None
 
         steps = (jnp.arange(depth // period), params)
-        unroll = max(1, self.config.unroll // period)
         (x, cache, buffers), _ = jax.lax.scan(body, (x, cache, buffers), steps, unroll=unroll)
         tap.store(buffers)
         return x, cache
@@ -178,7 +184,14 @@ class Layers(nn.Module):
         return rooms
 
 
-def _fill(buffers: dict[str, jax.Array], sites: dict[str, jax.Array], tap: Tap, layer: jax.Array) -> dict[str, jax.Array]:
+def _dropout(stack: Stack) -> float:
+    """The highest of a stack's rates."""
+    return max(stack.dropout, stack.attention.dropout, stack.mlp.dropout if stack.mlp else 0.0)
+
+
+def _fill(
+    buffers: dict[str, jax.Array], sites: dict[str, jax.Array], tap: Tap, layer: jax.Array
+) -> dict[str, jax.Array]:
     """Write a layer's captures into their rows; a layer that was not asked for falls outside and is dropped."""
     buffers = dict(buffers)
     for site, array in sites.items():

@@ -173,7 +173,7 @@ def _chunked_statistics(
         start, fresh = readout.columns(step, vocabulary)
         kernel_chunk, bias_chunk = _slice(kernel, start, readout.chunk), _slice(bias, start, readout.chunk)
         logits = readout.logits(hidden, kernel_chunk, bias_chunk)  # [N, C]
-        higher = jnp.maximum(peak, jnp.max(logits, axis=-1, where=fresh, initial=-jnp.inf))
+        higher = jnp.maximum(peak, jnp.max(logits, axis=-1))
         exponentials = jnp.exp(logits - higher[:, None])
         total = total * jnp.exp(peak - higher) + jnp.sum(exponentials, axis=-1, where=fresh)
         hit = fresh & (targets[:, None] == start + jnp.arange(readout.chunk))

@@ -104,7 +104,7 @@ def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _truncate(path: Path, step: int) -> None:
-    """Drops lines of later steps, and all when nothing is resumed; the file is either the old or the new one, never half of either."""
+    """Drops lines of later steps, or all when nothing is resumed; never leaves half of the old file or of the new one."""
     if not path.exists():
         return
     kept = [line for line, row in _rows(path) if 0 < step >= row["step"]]

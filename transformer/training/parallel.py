@@ -136,8 +136,8 @@ def _partition(path: str) -> PartitionSpec:
 
 
 def _place(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    if jax.process_count() == 1:
-        return jax.device_put(leaf, sharding, may_alias=False)
+    # By way of the host: `device_put` of an array that lies on one of the devices shares its memory, even with
+    # `may_alias=False`, and donation would then take the caller's array away.
     host = np.array(leaf)
     return jax.make_array_from_process_local_data(sharding, host, host.shape)
 

@@ -57,7 +57,9 @@ def train_step(
       ValueError: if the rows cannot be shared equally among the micro-batches, or `ema` does not fit the state.
     """
     if (ema is None) != (state.ema is None):
-        raise ValueError(f"ema={ema} does not fit a state {'with' if ema is None else 'without'} an average: create it so")
+        raise ValueError(
+            f"ema={ema} does not fit a state {'with' if ema is None else 'without'} an average: create it so"
+        )
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     if axis_name is not None:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))

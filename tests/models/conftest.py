@@ -1,0 +1,285 @@
+"""A grid of small models that between them use every feature, and their forward pass in float64 NumPy.
+
+Tests ask for `case` (each model of the grid in turn), or for `decoding`, `encoding` or `crossing`: the models with a
+decoder, those with an encoder alone, those with both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.models.config import Attention, Init, Mlp, ModelConfig, Norm, Position, Readout, Scaling, Stack
+from transformer.models.transformer import Transformer
+
+VOCAB, LENGTH, SOURCE = 13, 6, 5
+_LAYER = Norm("layer", 1e-5, bias=True)
+_PLAIN = Mlp(20, "relu", gated=False, bias=True)
+_BIASED = Attention(4, bias=True, output_bias=True)
+
+
+def _config(width: int, **fields) -> ModelConfig:
+    return ModelConfig(VOCAB, width, **{"length": 16, "init": Init(scale=0.3, embedding=1.0, output=1.0), **fields})
+
+
+def _gpt2() -> ModelConfig:
+    stack = Stack(2, _BIASED, Mlp(None, "gelu_tanh", gated=False, bias=True), _LAYER, position=Position("learned"))
+    return _config(8, decoder=stack)
+
+
+def _llama() -> ModelConfig:
+    return _config(8, decoder=Stack(2, Attention(4, 2), Mlp(24), Norm(epsilon=1e-5)), readout=Readout(tied=False))
+
+
+def _gemma() -> ModelConfig:
+    attention = Attention(3, 1, 4, softcap=2.0, query_key_norm=True, windows=(0, 3))
+    stack = Stack(4, attention, Mlp(16, "gelu_tanh"), Norm(zero_centred=True))
+    return _config(8, decoder=stack, embedding_scale=True, readout=Readout(softcap=4.0))
+
+
+def _alibi() -> ModelConfig:
+    stack = Stack(2, Attention(4, 2, windows=(3,)), mlp=None, position=Position("alibi"), embedding_norm=True)
+    return _config(8, decoder=stack, readout=Readout(scale=True))
+
+
+def _bare() -> ModelConfig:
+    stack = Stack(2, Attention(1), Mlp(12, "relu"), norm_placement="post", position=Position("none"))
+    return _config(6, decoder=stack, readout=Readout(tied=False, bias=True), token_types=2)
+
+
+def _bert() -> ModelConfig:
+    mlp = Mlp(16, "gelu", gated=False, bias=True)
+    stack = Stack(2, _BIASED, mlp, _LAYER, "post", Position("learned"), embedding_norm=True)
+    return _config(8, encoder=stack, token_types=3, pooler=True, readout=Readout(bias=True, transform=True))
+
+
+def _stretched() -> ModelConfig:
+    position = Position(base=50.0, fraction=0.5, scaling=Scaling("linear", 3.0))
+    return _config(8, encoder=Stack(3, Attention(2, 1), norm=Norm("layer", bias=False), position=position))
+
+
+def _t5() -> ModelConfig:
+    attention = Attention(2, head_width=6, scale=1.0)
+    stack = Stack(2, attention, Mlp(20, "relu", gated=False), position=Position("relative", buckets=6, distance=7))
+    return _config(8, encoder=stack, decoder=stack, readout=Readout(scale=True))
+
+
+def _original() -> ModelConfig:
+    stack = Stack(2, Attention(2), _PLAIN, _LAYER, "post", Position("sinusoidal", base=100.0))
+    return _config(8, encoder=stack, decoder=stack, embedding_scale=True)
+
+
+def _mixed() -> ModelConfig:
+    encoder = Stack(1, Attention(4, 1, bias=True), mlp=None, norm=_LAYER, position=Position("alibi"))
+    attention = Attention(4, 2, 2, bias=True, output_bias=True, query_key_norm=True, softcap=3.0, windows=(2, 0))
+    return _config(12, encoder=encoder, decoder=Stack(2, attention, Mlp(8, bias=True)), readout=Readout(tied=False))
+
+
+_BUILDERS = (_gpt2, _llama, _gemma, _alibi, _bare, _bert, _stretched, _t5, _original, _mixed)
+GRID = {build.__name__[1:]: build() for build in _BUILDERS}
+
+
+@dataclasses.dataclass
+class Case:
+    """A model of the grid with lively parameters (no bias is zero, no scale is one) and one batch."""
+
+    name: str
+    config: ModelConfig
+
+    def __post_init__(self):
+        self.model = Transformer(self.config)
+        self.decodes = self.config.decoder is not None
+        self.crosses = self.decodes and self.config.encoder is not None
+        draw = np.random.default_rng(0)
+        self.tokens = draw.integers(0, VOCAB, (3, LENGTH))
+        self.source = draw.integers(0, VOCAB, (3, SOURCE)) if self.crosses else None
+        shapes = jax.eval_shape(self.model.init, jax.random.key(0), self.tokens, source=self.source)["params"]
+        self.params = jax.tree_util.tree_map_with_path(functools.partial(_lively, draw), shapes)
+        self.apply = jax.jit(lambda params, tokens, **rest: self.model.apply({"params": params}, tokens, **rest))
+
+    @functools.cached_property
+    def logits(self) -> np.ndarray:
+        """Of the whole batch, `[B, T, V]`, without any option."""
+        return np.asarray(self.apply(self.params, self.tokens, **self.with_source()))
+
+    def with_source(self, **arguments) -> dict:
+        return {"source": self.source, **arguments} if self.crosses else arguments
+
+    def expected(self, tokens, source=None, token_types=None) -> np.ndarray:
+        """Logits `[T, V]` of one sequence `[T]` with its source `[S]`, by the reference."""
+        return _forward(self.config, self.exact, tokens, source, token_types)
+
+    @functools.cached_property
+    def exact(self) -> dict:
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), self.params)
+
+
+def _lively(draw, path, leaf) -> jax.Array:
+    start = 1.0 if path[-1].key == "scale" else 0.0
+    spread = 1.0 if path[0].key == "embedding" else 0.4
+    return jnp.asarray(start + draw.normal(0, spread, leaf.shape), jnp.float32)
+
+
+def _forward(config: ModelConfig, params: dict, tokens, source, token_types) -> np.ndarray:
+    def embed(ids, types):
+        x = params["embedding"]["table"][ids] * (math.sqrt(config.width) if config.embedding_scale else 1)
+        types = np.zeros(len(ids), int) if types is None else types
+        return x + params["embedding"]["types"][types] if config.token_types else x
+
+    memory = None
+    if config.encoder is not None:
+        ids, types = (tokens, token_types) if config.decoder is None else (source, None)
+        memory = _stack(config, config.encoder, params["encoder"], embed(ids, types), None, False)
+    if config.decoder is not None:
+        memory = _stack(config, config.decoder, params["decoder"], embed(tokens, token_types), memory, True)
+    return _read(config, params, memory)
+
+
+def _read(config: ModelConfig, params: dict, x) -> np.ndarray:
+    readout, stack, own = config.readout, config.decoder or config.encoder, params.get("readout", {})
+    if readout.transform:
+        x = _ACTIVATIONS[stack.mlp.activation](x @ own["transform"]["kernel"] + own["transform"]["bias"])
+        x = _norm(stack.norm, own["norm"], x)
+    x = x / math.sqrt(config.width) if readout.scale else x
+    logits = x @ (params["embedding"]["table"].T if readout.tied else own["kernel"])
+    logits = logits + own["bias"] if readout.bias else logits
+    return readout.softcap * np.tanh(logits / readout.softcap) if readout.softcap else logits
+
+
+def _stack(config: ModelConfig, stack: Stack, params: dict, x, memory, causal: bool) -> np.ndarray:
+    steps, pre = np.arange(len(x)), stack.norm_placement == "pre"
+    x = x + _absolute(config, stack, params, steps)
+    x = _norm(stack.norm, params["embedding_norm"], x) if stack.embedding_norm else x
+    for layer in range(stack.depth):
+        block = jax.tree.map(lambda leaf: leaf[layer], params["blocks"])  # noqa: B023
+        behind, windows = steps[:, None] - steps, stack.attention.windows or (0,)
+        seen = (behind >= 0) & (behind < (windows[layer % len(windows)] or len(x))) | (not causal)
+
+        def half(name, part, x, block=block):
+            norm = functools.partial(_norm, stack.norm, block[f"{name}_norm"])
+            return x + part(norm(x)) if pre else norm(x + part(x))
+
+        own, cross = block["attention"], block.get("cross_attention")
+        bias = _bias(stack, params, behind, causal)
+        x = half("attention", lambda h: _attention(config, stack, own, h, h, seen, bias, True), x)  # noqa: B023
+        if memory is not None:
+            all_seen, none = np.ones((len(x), len(memory)), bool), np.zeros(stack.attention.heads)
+            x = half("cross", lambda h: _attention(config, stack, cross, h, memory, all_seen, none, False), x)  # noqa: B023
+        if stack.mlp is not None:
+            x = half("mlp", lambda h: _mlp(stack.mlp, block["mlp"], h), x)  # noqa: B023
+    return _norm(stack.norm, params["final_norm"], x) if pre else x
+
+
+def _attention(config: ModelConfig, stack: Stack, params: dict, x, memory, seen, bias, is_self: bool) -> np.ndarray:
+    attention, out = stack.attention, 0.0
+    for head in range(attention.heads):
+        group = head * config.kv_heads(stack) // attention.heads
+
+        def part(name, of, index):
+            made = of @ params[name]["kernel"][:, index] + (params[name]["bias"][index] if attention.bias else 0)
+            if attention.query_key_norm and name != "value":
+                norm = Norm("rms", stack.norm.epsilon, zero_centred=stack.norm.zero_centred)
+                made = _norm(norm, params[f"{name}_norm"], made)
+            turns = is_self and stack.position.kind == "rotary" and name != "value"
+            return _turn(stack.position, made) if turns else made
+
+        query, key, value = part("query", x, head), part("key", memory, group), part("value", memory, group)
+        scores = query @ key.T * (attention.scale or 1 / math.sqrt(query.shape[1]))
+        scores = attention.softcap * np.tanh(scores / attention.softcap) if attention.softcap else scores
+        raised = np.exp(scores + bias[head]) * seen
+        out = out + raised / raised.sum(axis=1, keepdims=True) @ value @ params["output"]["kernel"][head]
+    return out + (params["output"]["bias"] if attention.output_bias else 0)
+
+
+def _mlp(mlp: Mlp, params: dict, x) -> np.ndarray:
+    apply = lambda name, x: x @ params[name]["kernel"] + (params[name]["bias"] if mlp.bias else 0)  # noqa: E731
+    activation = _ACTIVATIONS[mlp.activation]
+    return apply("down", activation(apply("gate", x)) * apply("up", x) if mlp.gated else activation(apply("up", x)))
+
+
+_ACTIVATIONS = {
+    "relu": lambda x: x * (x > 0),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+}
+
+
+def _norm(norm: Norm, params: dict, x) -> np.ndarray:
+    x = x - x.mean(axis=-1, keepdims=True) if norm.kind == "layer" else x
+    out = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + norm.epsilon) * (params["scale"] + norm.zero_centred)
+    return out + params["bias"] if norm.bias else out
+
+
+def _absolute(config: ModelConfig, stack: Stack, params: dict, steps) -> np.ndarray:
+    position, out = stack.position, np.zeros((len(steps), config.width))
+    if position.kind == "learned":
+        out = params["positions"]["table"][: len(steps)]
+    elif position.kind == "sinusoidal":
+        for feature in range(config.width):
+            angle = steps / position.base ** (feature // 2 * 2 / config.width)
+            out[:, feature] = (np.cos if feature % 2 else np.sin)(angle)
+    return out
+
+
+def _turn(position: Position, x) -> np.ndarray:
+    """Features i and i + R / 2 as a complex number, times e^(i angle); scaled linearly."""
+    half = int(x.shape[1] * position.fraction) // 2
+    angles = np.arange(len(x))[:, None] / position.scaling.factor * position.base ** (-np.arange(half) / half)
+    turned = (x[:, :half] + 1j * x[:, half : 2 * half]) * np.exp(1j * angles)
+    return np.concatenate([turned.real, turned.imag, x[:, 2 * half :]], axis=1)
+
+
+def _bias(stack: Stack, params: dict, behind, causal: bool) -> np.ndarray:
+    """`[H, T, S]`, or zeros `[H]`."""
+    heads, position = stack.attention.heads, stack.position
+    if position.kind == "alibi":  # heads is a power of two here
+        return np.stack([-(2.0 ** (-8 * (head + 1) / heads)) * np.abs(behind) for head in range(heads)])
+    if position.kind != "relative":
+        return np.zeros(heads)
+    buckets = np.vectorize(lambda back: _bucket(position, int(back), causal))(behind)
+    return np.moveaxis(params["relative"]["table"][buckets], -1, 0)
+
+
+def _bucket(position: Position, back: int, causal: bool) -> int:
+    side = position.buckets if causal else position.buckets // 2
+    first = side if back < 0 and not causal else 0
+    back, exact = (max(back, 0) if causal else abs(back)), side // 2
+    if back < exact:
+        return first + back
+    share = math.log(back / exact) / math.log(position.distance / exact) * (side - exact)
+    return first + min(exact + int(share + 1e-9), side - 1)
+
+
+@functools.cache
+def case_of(name: str) -> Case:
+    return Case(name, GRID[name])
+
+
+_WANTED = {
+    "case": lambda config: True,
+    "decoding": lambda config: config.decoder is not None,
+    "encoding": lambda config: config.decoder is None,
+    "crossing": lambda config: config.decoder is not None and config.encoder is not None,
+}
+
+
+def pytest_generate_tests(metafunc):
+    for name, wanted in _WANTED.items():
+        if name in metafunc.fixturenames:
+            names = [grid_name for grid_name, config in GRID.items() if wanted(config)]
+            metafunc.parametrize(name, names, indirect=True)
+
+
+@pytest.fixture
+def case(request) -> Case:
+    return case_of(request.param)
+
+
+decoding = encoding = crossing = case
