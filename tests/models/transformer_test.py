@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.models.config import Attention, Mlp, ModelConfig, Norm, Readout, Stack
+from transformer.models.config import Attention, Mlp, ModelConfig, Norm, Position, Readout, Stack
 from transformer.models.transformer import Transformer, unembedding
 from transformer.nn import cache as caches
 from transformer.nn.tap import Patch, Tap
@@ -314,8 +314,8 @@ def plain_blocks(norms, attentions):
     return blocks | projection("mlp/up", (8,), (20,), False) | projection("mlp/down", (20,), (8,), False)
 
 
-def test_parameter_paths_of_an_encoder(grid):
-    stack = Stack(3, Attention(2), Mlp(20, gated=False), norm_placement="post", position=grid["learned"])
+def test_parameter_paths_of_an_encoder():
+    stack = Stack(3, Attention(2), Mlp(20, gated=False), norm_placement="post", position=Position("learned"))
     config = ModelConfig(13, 8, encoder=stack, length=16, pooler=True, readout=Readout(transform=True))
     blocks = plain_blocks(("attention_norm", "mlp_norm"), ("attention",))
     assert shapes_of(Transformer(config)) == {
@@ -330,8 +330,8 @@ def test_parameter_paths_of_an_encoder(grid):
     }
 
 
-def test_parameter_paths_of_an_encoder_decoder(grid):
-    stack = Stack(3, Attention(2), Mlp(20, gated=False), position=grid["relative"])
+def test_parameter_paths_of_an_encoder_decoder():
+    stack = Stack(3, Attention(2), Mlp(20, gated=False), position=Position("relative", buckets=10))
     model = Transformer(ModelConfig(13, 8, encoder=stack, decoder=stack))
     norms = {"encoder": ("attention_norm", "mlp_norm"), "decoder": ("attention_norm", "cross_norm", "mlp_norm")}
     parts = {"encoder": ("attention",), "decoder": ("attention", "cross_attention")}
@@ -341,3 +341,96 @@ def test_parameter_paths_of_an_encoder_decoder(grid):
         expected |= {f"{role}/blocks/{path}": shape for path, shape in blocks.items()}
         expected |= {f"{role}/relative/table": (10, 2), f"{role}/final_norm/scale": (8,)}
     assert shapes_of(model, source=jnp.zeros((1, 3), jnp.int32)) == expected
+
+
+# The other entries
+
+
+def test_the_pooler_reads_the_first_position():
+    stack = Stack(1, Attention(2))
+    model = Transformer(ModelConfig(13, 8, encoder=stack, pooler=True))
+    tokens, mask = jnp.arange(8).reshape(2, 4), jnp.arange(4) < jnp.array([[4], [2]])
+    params = model.init(jax.random.key(0), tokens)["params"]
+    pooled = model.apply({"params": params}, tokens, mask=mask, method="pool")
+    hidden = np.asarray(model.apply({"params": params}, tokens, mask=mask, method="encode"), np.float64)
+    expected = np.tanh(hidden[:, 0] @ np.float64(params["pooler"]["kernel"]) + np.float64(params["pooler"]["bias"]))
+    np.testing.assert_allclose(pooled, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("readout", [Readout(bias=True, scale=True, transform=True), Readout(tied=False, softcap=3.0)])
+def test_features_and_the_unembedding_make_the_logits(readout):
+    model, tokens = (
+        Transformer(ModelConfig(13, 8, decoder=Stack(1, Attention(2)), readout=readout)),
+        jnp.arange(4)[None],
+    )
+    params = model.init(jax.random.key(0), tokens)["params"]
+    features, cache = model.apply({"params": params}, tokens, method="features")
+    kernel, bias = unembedding(model.config, params)
+    logits = np.float64(features) @ np.float64(kernel) + (0 if bias is None else np.float64(bias))
+    logits = logits if readout.softcap is None else readout.softcap * np.tanh(logits / readout.softcap)
+    assert cache is None and (bias is None) == (not readout.bias)
+    np.testing.assert_allclose(model.apply({"params": params}, tokens), logits, **CLOSE)
+    np.testing.assert_allclose(model.apply({"params": params}, features, method="read"), logits, **CLOSE)
+
+
+# Errors
+
+DECODER = ModelConfig(13, 8, decoder=Stack(1, Attention(2), position=Position("learned")), length=4)
+ENCODER = dataclasses.replace(DECODER, decoder=None, encoder=DECODER.decoder)
+BOTH = dataclasses.replace(DECODER, encoder=DECODER.decoder)
+IDS = np.zeros((2, 3), np.int32)
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens", "arguments", "message"),
+    [
+        (DECODER, IDS[0], {}, r"tokens must be \[B, T\] integers, not int32 of shape \(3,\)"),
+        (DECODER, IDS * 1.0, {}, r"tokens must be \[B, T\] integers, not float64"),
+        (DECODER, np.zeros((2, 5), int), {}, r"tokens has length 5, but the model has 4 learned positions"),
+        (DECODER, IDS, {"source": IDS}, r"source was given.*pass tokens alone"),
+        (DECODER, IDS, {"mask": IDS[:, :2] == 0}, r"mask of tokens has shape \(2, 2\); .* \(2, 3\)"),
+        (DECODER, IDS, {"segments": IDS[:1]}, r"segments of tokens has shape \(1, 3\); .* \(2, 3\)"),
+        (DECODER, IDS, {"positions": np.arange(3)}, r"positions of tokens has shape \(3,\); .* \(2, 3\)"),
+        (DECODER, IDS, {"source_mask": IDS == 0}, r"source_mask.*pass source as well"),
+        (DECODER, IDS, {"method": "encode"}, r"no encoder.*encoder=Stack"),
+        (ENCODER, IDS, {"source": IDS}, r"source was given.*pass tokens alone"),
+        (ENCODER, np.zeros((2, 5), int), {"method": "encode"}, r"tokens has length 5, .* 4 learned positions"),
+        (ENCODER, IDS, {"method": "pool"}, r"no pooler.*pooler=True"),
+        (ENCODER, IDS, {"token_types": IDS}, r"token_types were given.*set token_types"),
+        (BOTH, IDS, {}, r"needs source: pass source"),
+        (BOTH, IDS, {"source": IDS[0]}, r"source must be \[B, T\] integers"),
+        (BOTH, IDS, {"source": np.zeros((2, 5), int)}, r"source has length 5, but the model has 4 learned positions"),
+        (BOTH, IDS, {"source": IDS, "segments": IDS}, r"segments and source_segments come together"),
+        (BOTH, IDS, {"source": IDS, "source_mask": IDS[:, :2] == 0}, r"mask of source has shape \(2, 2\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused(config, tokens, arguments, message):
+    model, source = Transformer(config), {"source": IDS} if config.encoder and config.decoder else {}
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), IDS, **source)["params"])
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    with pytest.raises(ValueError, match=message):
+        model.apply({"params": params}, tokens, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("config", "cache", "tokens", "arguments", "message"),
+    [
+        (DECODER, (2, 4), IDS, {"mask": IDS == 0}, r"mask and segments cannot be combined with a cache.*cache.length"),
+        (DECODER, (3, 4), IDS, {}, r"tokens \(2, 3\) do not fit a cache of 3 rows and 4 slots"),
+        (DECODER, (2, 2), IDS, {}, r"tokens \(2, 3\) do not fit a cache of 2 rows and 2 slots"),
+        (BOTH, (2, 4, 4), IDS, {"source": IDS}, r"source has length 3, but the cache was made for 4"),
+        (BOTH, (2, 4, 3), IDS, {"source_mask": IDS == 0}, r"source_mask.*pass source as well"),
+    ],
+)
+def test_what_does_not_fit_a_cache_is_refused(config, cache, tokens, arguments, message):
+    model, source = Transformer(config), {"source": IDS} if config.encoder and config.decoder else {}
+    cache = caches.empty(config, *cache)
+    with pytest.raises(ValueError, match=message):
+        params = model.init(jax.random.key(0), IDS, **source)["params"]
+        model.apply({"params": params}, tokens, cache=cache, **arguments)
+
+
+def test_an_encoder_has_no_use_for_a_cache():
+    model, cache = Transformer(ENCODER), caches.empty(DECODER, 2, 4)
+    with pytest.raises(ValueError, match="a cache was given, but the model has no decoder"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), IDS, cache=cache))

@@ -18,7 +18,10 @@ RECIPE = {"config": {"seed": 1, "windows": [1, 2]}, "data": "fingerprint"}
 
 def make(step_number=3, dtype=jnp.float32, ema=0.9, seed=0, name="adamw"):
     random = np.random.default_rng(seed)
-    draw = lambda *shape: jnp.asarray(random.normal(size=shape), dtype)
+
+    def draw(*shape):
+        return jnp.asarray(random.normal(size=shape), dtype)
+
     params = {
         "embedding": {"table": draw(40, 40)},
         "blocks": {"query": {"kernel": draw(2, 4, 2, 3), "bias": draw(2, 2, 3)}},
@@ -99,7 +102,7 @@ def test_another_type_shape_or_structure_is_an_error_and_leaves_the_checkpoint(t
             checkpoints.restore(wide)
         with pytest.raises(ValueError, match="ema/blocks/query/bias is in the checkpoint but not expected"):
             checkpoints.restore(make(ema=None))
-        with pytest.raises(ValueError, match="opt_state/.* is in the checkpoint but not expected"):
+        with pytest.raises(ValueError, match=r"opt_state/.* is in the checkpoint but not expected"):
             checkpoints.restore(make(name="muon"))
         same(checkpoints.restore(make()).state, make())
 
@@ -142,7 +145,7 @@ def test_damage_falls_back_to_the_newest_intact_step_and_says_so(tmp_path, caplo
         assert load_params(tmp_path).step in (3, 6)  # 6 when only the average is read
         assert sorted(tmp_path.rglob("*")) == before
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(ValueError, match="checkpoint 6 .* is damaged .* choose another step"):
+        with pytest.raises(ValueError, match=r"checkpoint 6 .* is damaged .* choose another step"):
             checkpoints.restore(make(), "best")
         caplog.clear()
         restored = checkpoints.restore(make())

@@ -48,7 +48,7 @@ def test_another_structure_names_the_parameter(change, message):
     with pytest.raises(integrity.Mismatch, match=message):
         integrity.check_structure(integrity.describe(arrays()), arrays() | change, "checkpoint 3")
     with pytest.raises(
-        integrity.Mismatch, match="^checkpoint 3 does not fit: a/b is in the checkpoint but not expected"
+        integrity.Mismatch, match=r"^checkpoint 3 does not fit: a/b is in the checkpoint but not expected"
     ):
         integrity.check_structure(integrity.describe(arrays()), {}, "checkpoint 3")
 

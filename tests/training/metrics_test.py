@@ -15,7 +15,10 @@ def test_lines_are_valid_json_and_on_disk_at_once(tmp_path):
         writer.write(1, {"loss": jnp.float32(0.5), "finite": jnp.array(True), "count": np.int64(3)})
         writer.write(2, {"loss": float("nan"), "norm": jnp.float32(np.inf), "note": "late"})
         lines = (tmp_path / "run" / metrics.FILE).read_text().splitlines()
-    refuse = lambda constant: pytest.fail(f"{constant} is no JSON")
+
+    def refuse(constant):
+        return pytest.fail(f"{constant} is no JSON")
+
     rows = [json.loads(line, parse_constant=refuse) for line in lines]
     assert rows == [
         {"step": 1, "loss": 0.5, "finite": True, "count": 3},

@@ -37,7 +37,10 @@ def shapes(layers, width=D, inner=F):
 
 def tree(seed, layers=L, **sizes):
     random = np.random.default_rng(seed)
-    draw = lambda shape: jnp.asarray(random.normal(size=shape) * 0.1, jnp.float32)
+
+    def draw(shape):
+        return jnp.asarray(random.normal(size=shape) * 0.1, jnp.float32)
+
     return jax.tree.map(draw, shapes(layers, **sizes), is_leaf=lambda x: isinstance(x, tuple))
 
 
@@ -72,20 +75,29 @@ def test_a_stack_is_updated_as_each_layer_alone(name):
     stack, slopes = params["decoder"]["blocks"], [g["decoder"]["blocks"] for g in gradients]
     reference = REFERENCES[name]()
     for layer in range(L):
-        one = lambda x, layer=layer: x[layer].reshape(-1, x.shape[-1]) if x.ndim > 2 else x[layer]
+
+        def one(x, layer=layer):
+            return x[layer].reshape(-1, x.shape[-1]) if x.ndim > 2 else x[layer]
+
         parts = [jax.tree.map(one, part) for part in (stack, *slopes)]
         expected = updates_of(reference, parts[0], parts[1:])
-        compare = lambda a, e, layer=layer: np.testing.assert_allclose(
-            a[:, layer].reshape(e.shape), e, rtol=2e-5, atol=1e-8
-        )
+
+        def compare(a, e, layer=layer):
+            np.testing.assert_allclose(a[:, layer].reshape(e.shape), e, rtol=2e-5, atol=1e-8)
+
         jax.tree.map(compare, actual, expected)
 
 
 def test_adafactor_factors_each_layers_matrix_and_never_over_layers():
     layers, rows, heads, width = 130, 128, 8, 16  # the layer axis is long enough to be factored, H K too
     random = np.random.default_rng(0)
-    draw = lambda: jnp.asarray(random.normal(size=(layers, rows, heads, width)), jnp.float32)
-    path = lambda leaf: {"blocks": {"query": {"kernel": leaf}}}
+
+    def draw():
+        return jnp.asarray(random.normal(size=(layers, rows, heads, width)), jnp.float32)
+
+    def path(leaf):
+        return {"blocks": {"query": {"kernel": leaf}}}
+
     params, gradients = draw(), [draw(), draw()]
     optimizer = build("adafactor")
     reference = optax.adafactor(RATE)
@@ -198,6 +210,9 @@ def test_moments_of_bfloat16_parameters_are_float32_and_keep_their_types(name):
     optimizer = build(name, weight_decay=0.1)
     before = jax.eval_shape(optimizer.init, params)
     updates, after = jax.eval_shape(optimizer.update, params, before, params)
-    types = lambda state: jax.tree.map(lambda x: (x.dtype, x.shape), state)
+
+    def types(state):
+        return jax.tree.map(lambda x: (x.dtype, x.shape), state)
+
     assert types(before) == types(after)
     assert {x.dtype for x in jax.tree.leaves((before, updates))} <= {jnp.dtype("float32"), jnp.dtype("int32")}

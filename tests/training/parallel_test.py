@@ -37,7 +37,10 @@ def batch(number):
 
 def start(optimizer):
     random = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
+
+    def draw(*shape):
+        return jnp.asarray(random.normal(size=shape), jnp.float32)
+
     params = {
         "embedding": {"table": draw(V, D)},
         "blocks": {"kernel": draw(1, D, D)},

@@ -133,7 +133,7 @@ def _prepare(
     slots = _capacity(config, longest, length, capacity)
     choice = _choice(config.vocab, method, key, stop, pad, penalty)
     source, source_mask = _source(config, len(tokens), source, source_mask)
-    tokens = prompts.widen(tokens, PROMPT_MULTIPLE, _positions(config, config.decoder))
+    tokens = prompts.widen(tokens, PROMPT_MULTIPLE, slots)
     return loop.Prompt(tokens, lengths, source, source_mask), choice, slots
 
 

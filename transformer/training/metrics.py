@@ -104,7 +104,7 @@ def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _truncate(path: Path, step: int) -> None:
-    """Drops lines of later steps, or all when nothing is resumed; never leaves half of the old file or of the new one."""
+    """Drops lines of later steps, or all when nothing is resumed; leaves the old file or the new one, never half."""
     if not path.exists():
         return
     kept = [line for line, row in _rows(path) if 0 < step >= row["step"]]
