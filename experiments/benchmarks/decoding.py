@@ -3,8 +3,8 @@
     python -m experiments.benchmarks.decoding --model=gpt2-small --batch=8
 
 Weights are random. Both programs are warmed up, then timed in turn, `--repeats` times; medians are printed. The time of
-decoding is that of a call for `--tokens` more tokens minus that of a call for one: the prompt has no part in it. The bare
-loop multiplies one vector a row by each of the decoder's matrices and by the read-out: no attention, norms or cache.
+decoding is that of a call for `--tokens` more tokens minus that of a call for one, so it has no part of the prompt. The
+bare loop multiplies one vector a row by each of the decoder's matrices and by the read-out: no attention, norms, cache.
 """
 
 from __future__ import annotations

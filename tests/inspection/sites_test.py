@@ -34,8 +34,7 @@ def test_every_site_in_forward_order_with_the_shape_of_its_axes(roles, kind, bui
             sizes["T"] = 7 if crosses and name.startswith("encoder/") else 5
             sizes["S"] = 7 if crosses and (name.startswith("encoder/") or "/cross/" in name) else 5
             shape = tuple(sizes[letter] for letter in site.axes)
-            shared = (1, *shape[1:]) if name.endswith("/positions") else shape  # one row may serve the whole batch
-            assert site.shape in (shape, shared) and site.dtype == jnp.float32, name
+            assert site.shape == shape and site.dtype == jnp.float32, name
 
 
 def test_an_attention_only_block_has_no_feed_forward_sites(build):

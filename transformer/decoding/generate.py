@@ -68,7 +68,7 @@ def generate(
         model.config, prompt, length, method, key, lengths, stop, pad, repetition_penalty, source, source_mask, capacity
     )
     state = loop.begin(model, method, params, prepared, choice, capacity=slots)
-    return loop.advance(model, method, params, choice, state, length).tokens[:, :length]
+    return loop.advance(model, method, loop.prepare(model, params), choice, state, length).tokens[:, :length]
 
 
 def stream(
@@ -110,6 +110,7 @@ def stream(
 
 def _blocks(model, method, params, prepared, choice, slots: int, length: int, block: int) -> Iterator[np.ndarray]:
     state, shown = loop.begin(model, method, params, prepared, choice, capacity=slots), 0
+    params = loop.prepare(model, params)
     while True:
         # One transfer, and before the next call, which takes the state's buffers.
         tokens, count, done = jax.device_get((state.tokens, state.count, state.done))

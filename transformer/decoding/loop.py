@@ -19,7 +19,7 @@ from transformer.nn import cache as caches
 from transformer.nn.cache import Cache
 from transformer.ops import sampling
 
-# Deeper decoders are not unrolled: the compiler keeps a second copy of an unrolled stack's parameters.
+# Deeper decoders keep the loop over layers: their programs would be long, and a second copy of their blocks large.
 UNROLLED_DEPTH = 24
 
 
@@ -104,12 +104,26 @@ def begin(model: Transformer, method: Method, params: dict, prompt: Prompt, choi
     return _choose(method, choice, logits, state)
 
 
+@partial(jax.jit, static_argnames=("model",))
+def prepare(model: Transformer, params: dict) -> dict:
+    """Parameters as `advance` takes them: matrices in the compute dtype, and the decoder's blocks a tuple of layers.
+
+    Done once, this spares every token a cast and a copy of each layer out of the stack; it costs a second copy of the
+    blocks, which decoders deeper than `UNROLLED_DEPTH` do not get.
+    """
+    params = _cast(model.config.dtype, params)
+    depth, blocks = model.config.decoder.depth, params["decoder"]["blocks"]
+    if depth <= UNROLLED_DEPTH:
+        blocks = tuple(jax.tree.map(lambda leaf: leaf[layer], blocks) for layer in range(depth))  # noqa: B023
+    return {**params, "decoder": {**params["decoder"], "blocks": blocks}}
+
+
 @partial(jax.jit, static_argnames=("model", "method"), donate_argnames=("state",))
 def advance(
     model: Transformer, method: Method, params: dict, choice: Choice, state: State, limit: jax.Array | int
 ) -> State:
-    """Choose tokens until each row has `limit` of them or every row has stopped."""
-    model, variables = _unrolled(model), {"params": _cast(model.config.dtype, params)}
+    """Choose tokens until each row has `limit` of them or every row has stopped; `params` are from `prepare`."""
+    model = _unrolled(model)
 
     def going(state: State) -> jax.Array:
         return (state.count < limit) & ~jnp.all(state.done)
@@ -118,7 +132,7 @@ def advance(
         newest = jax.lax.dynamic_index_in_dim(state.tokens, state.count - 1, axis=1)  # [B, 1]
         # Rows that have stopped run along on any valid token: pad need not be in the vocabulary.
         newest = jnp.where(state.done[:, None], 0, newest)
-        logits, cache = model.apply(variables, newest, cache=state.cache)
+        logits, cache = model.apply({"params": _joined(params)}, newest, cache=state.cache)
         return _choose(method, choice, logits[:, 0], state.replace(cache=cache))
 
     return jax.lax.while_loop(going, step, state)
@@ -140,12 +154,20 @@ def _choose(method: Method, choice: Choice, logits: jax.Array, state: State) -> 
 
 
 def _unrolled(model: Transformer) -> Transformer:
-    """The model without a loop over layers, which on CPUs would copy each layer's parameters at every token."""
+    """The model without a loop over layers, which would copy each layer's parameters at every token."""
     config = model.config
     if config.decoder.depth > UNROLLED_DEPTH:
         return model
     depth = min(stack.depth for stack in (config.encoder, config.decoder) if stack is not None)
     return model.clone(config=dataclasses.replace(config, unroll=depth))
+
+
+def _joined(params: dict) -> dict:
+    """The layout that the model wants. The compiler sees through a slice of a stack, so nothing is stacked or copied."""
+    blocks = params["decoder"]["blocks"]
+    if isinstance(blocks, tuple):
+        blocks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+    return {**params, "decoder": {**params["decoder"], "blocks": blocks}}
 
 
 def _cast(dtype: str, params: dict) -> dict:

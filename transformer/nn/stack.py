@@ -97,9 +97,11 @@ class Layers(nn.Module):
         stack, width = self.stack, self.config.width
         x = tap("embedding", x)
         if stack.position.kind == "learned":
-            x = x + tap("positions", PositionEmbedding(self.config, name="positions")(positions))
+            added = PositionEmbedding(self.config, name="positions")(positions)
+            x = x + tap("positions", jnp.broadcast_to(added, x.shape))
         elif stack.position.kind == "sinusoidal":
-            x = x + tap("positions", ops.sinusoid(positions, width, stack.position.base).astype(x.dtype))
+            added = ops.sinusoid(positions, width, stack.position.base).astype(x.dtype)
+            x = x + tap("positions", jnp.broadcast_to(added, x.shape))
         if stack.embedding_norm:
             x = Normalize(self.config, stack.norm, name="embedding_norm")(x)
         return nn.Dropout(stack.dropout, deterministic=not train)(x)

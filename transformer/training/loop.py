@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -90,7 +91,7 @@ def train(
 
 
 class _Clock:
-    """Tokens per second of training alone; the first step, which compiles, is left out."""
+    """Tokens per second of training alone; NaN for the first line, whose first step compiles."""
 
     def __init__(self):
         self._begin: float | None = None
@@ -99,7 +100,7 @@ class _Clock:
         self._begin = time.perf_counter()
 
     def lap(self, tokens: float) -> float:
-        return 0.0 if self._begin is None else tokens / (time.perf_counter() - self._begin)
+        return math.nan if self._begin is None else tokens / (time.perf_counter() - self._begin)
 
 
 def _mean(rows: list[dict[str, np.ndarray]], step: int, saved: int) -> Values:

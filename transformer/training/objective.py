@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import jax
 
 from transformer.models.transformer import Transformer, unembedding
 from transformer.ops import losses
-
-LossFunction = Callable[[dict, Mapping[str, jax.Array], jax.Array | None], tuple[jax.Array, dict[str, jax.Array]]]
-
+from transformer.training.step import LossFunction
 
 def next_token(model: Transformer, *, smoothing: float = 0.0, z_loss: float = 0.0, chunk: int = 0) -> LossFunction:
     """The cross-entropy of each target given the tokens before it.

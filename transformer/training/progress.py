@@ -31,7 +31,7 @@ class Bar:
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         loss, bits = f"{values['loss']:.3f}", f"{values['nats'] / math.log(2) / self._bytes_per_token:.3f}"
-        speed = f"{values['tokens_per_second']:,.0f}"
+        speed = "-" if math.isnan(values["tokens_per_second"]) else f"{values['tokens_per_second']:,.0f}"
         self._progress.update(self._task, completed=step, loss=loss, bits=bits, speed=speed)
         if "validation_loss" in values:
             line = f"step {step}: loss {loss}, validation loss {values['validation_loss']:.4f}"
