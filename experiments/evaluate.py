@@ -33,8 +33,8 @@ def main() -> None:
         print(json.dumps({"step": trained.step, **results}))
         return
     print(
-        f"step {trained.step}: {results['bits_per_byte']:.4f} bits per byte, loss {results['loss']:.4f} nats per token, "
-        f"perplexity {results['perplexity']:.2f}, over {results['tokens']:,.0f} tokens"
+        f"step {trained.step}: {results['bits_per_byte']:.4f} bits per byte, loss {results['loss']:.4f} nats per "
+        f"token, perplexity {results['perplexity']:.2f}, over {results['tokens']:,.0f} tokens"
     )
 
 

@@ -8,13 +8,12 @@ A working directory that already holds a run resumes it from its last checkpoint
 
 from __future__ import annotations
 
-import json
-import math
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ from rich.console import Console
 from experiments import command, recipe, writing
 from experiments.experiment import Experiment
 from transformer import data, models, training
-from transformer.training import metrics, optimizers, parallel, recipes, utilisation
+from transformer.training import integrity, metrics, optimizers, parallel, recipes, utilisation
 
 CONFIG = recipe.define()
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the tokenised corpus go.")
@@ -42,6 +41,7 @@ def main() -> None:
     with _removed_if_refused(workdir):
         corpus = data.prepare(experiment.data, workdir / "data")
         experiment.check_vocabulary(corpus.tokenizer.size)
+        writing.check_prompts(experiment.prompts, corpus.tokenizer)
         run = Run(experiment, corpus, workdir, console)
         run.restore()
     trained = run.train()
@@ -72,16 +72,24 @@ class Run:
         """Take up the last checkpoint, or begin anew."""
         abstract = jax.eval_shape(self._initial)
         with training.Checkpoints(self.workdir, self.experiment.training.keep) as checkpoints:
-            restored = checkpoints.restore(abstract)
+            try:
+                restored = checkpoints.restore(abstract)
+            except integrity.Mismatch:  # names parameters, where a field of the recipe may say why
+                self._refuse_changes(training.load_params(self.workdir).recipe)
+                raise
         if restored is None:
             self.state = self.parallel.place_state(jax.jit(self._initial)())
             return
-        data.check_fingerprint(restored.recipe["data"], self.recipe["data"])
-        changes = recipes.compare(restored.recipe["config"], self.recipe["config"])
-        if changes:
-            raise ValueError(f"{self.workdir} holds a run of another recipe: {'; '.join(changes)}; use a new --workdir")
+        self._refuse_changes(restored.recipe)
         self.state = self.parallel.place_state(restored.state)
         self.console.print(f"resuming {self.workdir} at step {restored.step}")
+
+    def _refuse_changes(self, recipe: dict[str, Any]) -> None:
+        """Raises ValueError, naming what differs, unless a checkpoint's recipe is this one."""
+        data.check_fingerprint(recipe["data"], self.recipe["data"])
+        changes = recipes.compare(recipe["config"], self.recipe["config"])
+        if changes:
+            raise ValueError(f"{self.workdir} holds a run of another recipe: {'; '.join(changes)}; use a new --workdir")
 
     def train(self) -> writing.Trained:
         """Run the loop to its end, evaluate if that did not happen there, and return the model."""
@@ -143,13 +151,16 @@ class Run:
 
 @contextmanager
 def _removed_if_refused(workdir: Path) -> Iterator[None]:
-    """A run that cannot begin leaves nothing behind: a directory that was not there before goes again."""
-    new = not workdir.exists()
+    """A run that cannot begin leaves nothing behind: directories that were not there before go again."""
+    new = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
     try:
         yield
     except BaseException:
         if new:
             shutil.rmtree(workdir, ignore_errors=True)
+        with suppress(OSError):  # not there, or in use by another run meanwhile
+            for parent in new[1:]:
+                parent.rmdir()
         raise
 
 

@@ -58,12 +58,15 @@ def step(name: str) -> int | str:
     return int(name) if name.isdecimal() else name
 
 
+def check_prompts(prompts: tuple[str, ...], tokenizer: text.Tokenizer) -> None:
+    """Raises ValueError, before anything is trained, if the tokenizer cannot spell what `report` would continue."""
+    for prompt in prompts:
+        _opened(tokenizer, prompt)
+
+
 def prompt_ids(trained: Trained, prompt: str, length: int) -> list[int]:
     """The prompt's ids behind the end token, as documents begin; its end, if a learned table leaves no room for all."""
-    opening = [] if trained.tokenizer.end is None else [trained.tokenizer.end]
-    ids = opening + trained.tokenizer.encode(prompt).tolist()
-    if not ids:
-        raise ValueError("prompt is empty, and the tokenizer has no token that begins a text: give some text")
+    ids = _opened(trained.tokenizer, prompt)
     config = trained.experiment.model
     room = config.length - length + 1 if config.decoder.position.kind == "learned" else len(ids)
     if room < 1:
@@ -116,6 +119,13 @@ def next_tokens(prompt: str, rows: list[tuple[str, float]]) -> Table:
     for token, probability in rows:
         table.add_row(repr(token), f"{probability:.4f}")
     return table
+
+
+def _opened(tokenizer: text.Tokenizer, prompt: str) -> list[int]:
+    ids = ([] if tokenizer.end is None else [tokenizer.end]) + tokenizer.encode(prompt).tolist()
+    if not ids:
+        raise ValueError("prompt is empty, and the tokenizer has no token that begins a text: give some text")
+    return ids
 
 
 def _known(ids: np.ndarray, size: int) -> np.ndarray:

@@ -40,7 +40,7 @@ def _llama() -> ModelConfig:
 def _gemma() -> ModelConfig:
     attention = Attention(3, 1, 4, softcap=2.0, query_key_norm=True, windows=(0, 3))
     stack = Stack(4, attention, Mlp(16, "gelu_tanh"), Norm(zero_centred=True))
-    return _config(8, decoder=stack, embedding_scale=True, readout=Readout(softcap=4.0))
+    return _config(8, decoder=stack, embedding_scale=True, readout=Readout(softcap=4.0), unroll=4)
 
 
 def _alibi() -> ModelConfig:
@@ -99,9 +99,8 @@ class Case:
         draw = np.random.default_rng(0)
         self.tokens = draw.integers(0, VOCAB, (3, LENGTH))
         self.source = draw.integers(0, VOCAB, (3, SOURCE)) if self.crosses else None
-        shapes = jax.eval_shape(self.model.init, jax.random.key(0), self.tokens, source=self.source)["params"]
-        self.params = jax.tree_util.tree_map_with_path(functools.partial(_lively, draw), shapes)
-        self.apply = jax.jit(lambda params, tokens, **rest: self.model.apply({"params": params}, tokens, **rest))
+        self.params = lively(self.model, self.tokens, source=self.source)
+        self.apply = quick(lambda params, tokens, **rest: self.model.apply({"params": params}, tokens, **rest))
 
     @functools.cached_property
     def logits(self) -> np.ndarray:
@@ -120,10 +119,21 @@ class Case:
         return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), self.params)
 
 
-def _lively(draw, path, leaf) -> jax.Array:
-    start = 1.0 if path[-1].key == "scale" else 0.0
-    spread = 1.0 if path[0].key == "embedding" else 0.4
-    return jnp.asarray(start + draw.normal(0, spread, leaf.shape), jnp.float32)
+def lively(model: Transformer, tokens, **arguments) -> dict:
+    """Random parameters, biases and scales too, without the time that compiling `init` takes."""
+    draw = np.random.default_rng(1)
+
+    def fill(path, leaf):
+        start, spread = float(path[-1].key == "scale"), 1.0 if path[0].key == "embedding" else 0.4
+        return jnp.asarray(start + draw.normal(0, spread, leaf.shape), leaf.dtype)
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, **arguments)["params"]
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def quick(function):
+    """`jax.jit` that spends less on optimising: these programs run once or twice."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def _forward(config: ModelConfig, params: dict, tokens, source, token_types) -> np.ndarray:
@@ -272,7 +282,8 @@ _WANTED = {
 
 def pytest_generate_tests(metafunc):
     for name, wanted in _WANTED.items():
-        if name in metafunc.fixturenames:
+        given = any(name in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+        if name in metafunc.fixturenames and not given:
             names = [grid_name for grid_name, config in GRID.items() if wanted(config)]
             metafunc.parametrize(name, names, indirect=True)
 
@@ -283,3 +294,13 @@ def case(request) -> Case:
 
 
 decoding = encoding = crossing = case
+
+
+@pytest.fixture(name="lively", scope="session")
+def lively_fixture():
+    return lively
+
+
+@pytest.fixture(name="quick", scope="session")
+def quick_fixture():
+    return quick

@@ -163,7 +163,7 @@ def _unrolled(model: Transformer) -> Transformer:
 
 
 def _joined(params: dict) -> dict:
-    """The layout that the model wants. The compiler sees through a slice of a stack, so nothing is stacked or copied."""
+    """The layout that the model wants; the compiler sees through slices of a stack, so nothing is stacked or copied."""
     blocks = params["decoder"]["blocks"]
     if isinstance(blocks, tuple):
         blocks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)

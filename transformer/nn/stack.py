@@ -147,7 +147,8 @@ class Layers(nn.Module):
         if self.config.remat != "none":
             # Without a loop the compiler would merge what is recomputed with the original, and keep it after all.
             step = jax.checkpoint(step, policy=POLICIES[self.config.remat], prevent_cse=unroll * period >= depth)
-        if period > 1:  # reshaped, the loop over tokens of `decoding` would copy every parameter at every token
+        stacked = params
+        if period > 1:
             params = jax.tree.map(lambda leaf: leaf.reshape(depth // period, period, *leaf.shape[1:]), params)
         buffers = self._buffers(step, x, cache, params, tap)
 
@@ -158,8 +159,15 @@ class Layers(nn.Module):
                 buffers = _fill(buffers, sites, tap, index * period + offset)
             return (x, cache, buffers), None
 
-        steps = (jnp.arange(depth // period), params)
-        (x, cache, buffers), _ = jax.lax.scan(body, (x, cache, buffers), steps, unroll=unroll)
+        carry, steps = (x, cache, buffers), (jnp.arange(depth // period), params)
+        if cache is not None and unroll * period >= depth:
+            # Static slices of the parameters as they came: a compiler can lift those out of a loop over tokens.
+            for index in range(depth // period):
+                layers = index if period == 1 else slice(index * period, (index + 1) * period)
+                carry, _ = body(carry, (index, jax.tree.map(lambda leaf: leaf[layers], stacked)))  # noqa: B023
+        else:
+            carry, _ = jax.lax.scan(body, carry, steps, unroll=unroll)
+        x, cache, buffers = carry
         tap.store(buffers)
         return x, cache
 

@@ -37,9 +37,11 @@ def scores(
       `[B, H, T, S]` in float32.
     """
     batch, length, heads, width = query.shape
-    grouped = _group(query, key.shape[2])  # [B, T, G, H/G, K]
-    out = jnp.einsum("BTGRK,BSGK->BGRTS", grouped, key, preferred_element_type=jnp.float32)
-    out = out.reshape(batch, heads, length, key.shape[1]) * (width**-0.5 if scale is None else scale)
+    groups = key.shape[2]
+    # Heads come first, as on paper: products over the last two axes are several times faster on CPUs.
+    grouped = query.reshape(batch, length, groups, heads // groups, width).transpose(0, 2, 3, 1, 4)
+    products = jnp.einsum("BGRTK,BGSK->BGRTS", grouped, key.swapaxes(1, 2), preferred_element_type=jnp.float32)
+    out = products.reshape(batch, heads, length, key.shape[1]) * (width**-0.5 if scale is None else scale)
     if softcap is not None:
         out = softcap * jnp.tanh(out / softcap)
     return out if bias is None else out + bias
@@ -53,20 +55,29 @@ def weights(scores: jax.Array, mask: jax.Array | None = None) -> jax.Array:
       mask: booleans that broadcast to `[B, H, T, S]`, True = may attend; None = everything.
     """
     scores = scores.astype(jnp.float32)
-    if mask is None:
-        return jax.nn.softmax(scores, axis=-1)
-    peak = jnp.max(scores, axis=-1, keepdims=True, where=mask, initial=jnp.finfo(jnp.float32).min)
-    exponentials = jnp.where(mask, jnp.exp(jnp.where(mask, scores - jax.lax.stop_gradient(peak), 0.0)), 0.0)
-    total = jnp.sum(exponentials, axis=-1, keepdims=True)
-    return exponentials / jnp.where(total > 0, total, 1.0)
+    return jax.nn.softmax(scores, axis=-1) if mask is None else _masked_softmax(scores, mask)
+
+
+@jax.custom_jvp
+def _masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
+    pattern = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min), axis=-1)
+    return jnp.where(jnp.any(mask, axis=-1, keepdims=True), pattern, 0.0)
+
+
+@_masked_softmax.defjvp
+def _masked_softmax_jvp(primals, tangents):
+    # What is masked has weight 0, so the rule needs no mask; without it CPUs take half the time for the gradient.
+    pattern, change = _masked_softmax(*primals), tangents[0]
+    return pattern, pattern * (change - jnp.sum(pattern * change, axis=-1, keepdims=True))
 
 
 def mix(weights: jax.Array, value: jax.Array) -> jax.Array:
     """Each query's weighted sum of values: `[B, H, T, S]` and `[B, S, G, K]` to `[B, T, H, K]`, in value's dtype."""
     batch, heads, length, keys = weights.shape
-    groups = value.shape[2]
+    groups, width = value.shape[2:]
     grouped = weights.reshape(batch, groups, heads // groups, length, keys).astype(value.dtype)
-    return jnp.einsum("BGRTS,BSGK->BTGRK", grouped, value).reshape(batch, length, heads, value.shape[3])
+    mixed = jnp.einsum("BGRTS,BGSK->BGRTK", grouped, value.swapaxes(1, 2))
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
 
 def attend(
@@ -107,11 +118,6 @@ def attend(
         kept = jax.random.bernoulli(dropout_key, 1 - dropout, pattern.shape)
         pattern = jnp.where(kept, pattern / (1 - dropout), 0.0)
     return mix(pattern, value)
-
-
-def _group(query: jax.Array, groups: int) -> jax.Array:
-    batch, length, heads, width = query.shape
-    return query.reshape(batch, length, groups, heads // groups, width)
 
 
 def _check(query: jax.Array, key: jax.Array, value: jax.Array) -> None:

@@ -1,0 +1,55 @@
+"""Working directories that no training made, so that what is in them is known."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.experiment import Experiment
+from transformer import data, models, training
+from transformer.data import Data, Tokenizer
+from transformer.models import Attention, Init, ModelConfig, Position, Stack
+
+LOSSES = {1: 3.0, 2: 1.0, 3: 2.0}  # by step: the second is the best and the third the latest
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    workdir: object
+    text: str
+    experiment: Experiment
+    params: dict  # by step: those of the moving average
+
+
+def make(workdir, path, position="rotary", **tokenizer):
+    """A run whose every step has other parameters, large enough that its logits differ much."""
+    stack = Stack(depth=1, mlp=None, attention=Attention(heads=2), position=Position(kind=position), dropout=0.5)
+    experiment = Experiment(
+        model=ModelConfig(vocab=300, width=8, length=32, decoder=stack, init=Init(scale=0.5, embedding=1.0)),
+        data=Data(path=str(path), length=16, validation=0.05, split="tail", tokenizer=Tokenizer(**tokenizer)),
+    )
+    corpus = data.prepare(experiment.data, workdir / "data")
+    recipe = {"config": experiment.dictionary(), "data": dict(corpus.recipe)}
+    model, optimizer = models.Transformer(experiment.model), training.optimizers.build(training.Optimizer(), 3)
+    init, averages = jax.jit(lambda key: model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]), {}
+    with training.Checkpoints(workdir, keep=3) as checkpoints:
+        for step, loss in LOSSES.items():
+            params, averages[step] = (jax.device_get(init(jax.random.key(step + offset))) for offset in (10, 0))
+            state = training.create(params, optimizer, 0.9).replace(step=np.int32(step), ema=averages[step])
+            checkpoints.save(jax.tree.map(np.array, state), recipe, loss)
+    return Made(workdir, path.read_text(), experiment, averages)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory, tiny):
+    """With a tokenizer of 280 entries, fewer than the model's 300."""
+    return make(tmp_path_factory.mktemp("made"), tiny / "text.txt", vocab=280)
+
+
+@pytest.fixture(scope="session")
+def lettered(tmp_path_factory, tiny):
+    """With learned positions, and a tokenizer that spells nothing but the letters of its text."""
+    folder = tmp_path_factory.mktemp("lettered")
+    return make(folder, tiny / "text.txt", position="learned", kind="characters", fallback=False)

@@ -1,0 +1,180 @@
+import dataclasses
+import json
+import typing
+
+import pytest
+
+from experiments.experiment import Experiment, check_field, without_none
+from transformer.data import Data, Tfds, Tokenizer
+from transformer.models import Attention, Init, Mlp, ModelConfig, Position, Readout, Scaling, Stack
+from transformer.training import Optimizer, Training
+
+PLAIN = Experiment(model=ModelConfig(vocab=4096, width=32, decoder=Stack()))
+FULL = Experiment(
+    model=ModelConfig(
+        vocab=4096,
+        width=32,
+        length=64,
+        decoder=Stack(
+            depth=4,
+            attention=Attention(
+                heads=4, kv_heads=2, head_width=16, scale=0.5, softcap=30.0, windows=(0, 8), dropout=0.1
+            ),
+            mlp=Mlp(width=48),
+            position=Position(scaling=Scaling(kind="yarn", factor=2.0)),
+        ),
+        readout=Readout(tied=False, softcap=15.0),
+        init=Init(output=0.5),
+    ),
+    data=Data(
+        path="a.txt", length=64, suffixes=(".rst", ".txt"), tokenizer=Tokenizer(folder="b"), tfds=Tfds(folder="c")
+    ),
+    training=Training(ema=0.99, optimizer=Optimizer(name="muon", clip=None)),
+    seed=3,
+    prompts=("one", "two"),
+)
+WITHOUT = dataclasses.replace(PLAIN, model=ModelConfig(vocab=4096, width=32, decoder=Stack(mlp=None)))
+ALL = pytest.mark.parametrize("experiment", [PLAIN, FULL, WITHOUT], ids=["plain", "full", "attention only"])
+
+
+def leaves(node, path=()):
+    """(path, annotation) of every field that is not a dataclass, below those that are not None."""
+    hints = typing.get_type_hints(type(node))
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, (*path, field.name))
+        elif not dataclasses.is_dataclass(without_none(hints[field.name])):
+            yield (*path, field.name), hints[field.name]
+
+
+OPTIONAL = [(path, kind) for path, kind in leaves(FULL) if without_none(kind) is not kind]
+
+
+def replaced(tree, path, value):
+    """The tree with another value at a path."""
+    first, *rest = path
+    return {**tree, first: replaced(tree[first], rest, value) if rest else value}
+
+
+def looked_up(node, path):
+    for name in path:
+        node = getattr(node, name)
+    return node
+
+
+@ALL
+def test_the_mutable_tree_builds_the_experiment_it_came_from(experiment):
+    assert Experiment.build(experiment.mutable()) == experiment
+
+
+@ALL
+def test_the_dictionary_survives_json(experiment):
+    assert Experiment.build(json.loads(json.dumps(experiment.dictionary()))) == experiment
+
+
+def test_what_a_tree_leaves_out_has_its_default():
+    assert Experiment.build({"model": {"vocab": 4096, "width": 32, "decoder": {}}}) == PLAIN
+
+
+def test_every_field_that_may_be_none_is_known():
+    names = {path[-1] for path, _ in OPTIONAL}
+    assert {"kv_heads", "head_width", "scale", "softcap", "width", "output", "clip", "ema", "folder"} == names
+
+
+@pytest.mark.parametrize(("path", "kind"), OPTIONAL, ids=[".".join(path) for path, _ in OPTIONAL])
+@pytest.mark.parametrize("start", [PLAIN, FULL], ids=["from default", "from value"])
+def test_every_field_that_may_be_none_can_be_set_and_unset(start, path, kind):
+    value = {int: 2, float: 0.25, str: "folder"}[without_none(kind)]
+    for wanted in (value, None, value):
+        tree = start.mutable()
+        node = looked_up(tree, path[:-1])
+        node[path[-1]] = wanted
+        assert looked_up(Experiment.build(tree), path) == wanted
+    with pytest.raises(TypeError):  # the flag library keeps the type, also of a field that was None
+        node[path[-1]] = ["a list"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "wanted"),
+    [
+        ("training.steps", "three", "of type int"),
+        ("training.steps", 3.0, "of type int"),
+        ("training.steps", True, "of type int"),
+        ("training.steps", None, "of type int"),
+        ("training.ema", "high", "of type float"),
+        ("training.optimizer.learning_rate", True, "of type float"),
+        ("data.segments", 1, "of type bool"),
+        ("data.path", 3, "of type str"),
+        ("data.tokenizer.folder", 3, "of type str"),
+        ("data.suffixes", ".txt", "of type tuple"),
+        ("prompts", ["a", 3], "of type str"),
+        ("model.decoder.attention.windows", [0, 1.5], "of type int"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_its_path(path, value, wanted):
+    with pytest.raises(ValueError, match="cannot work: it must be") as caught:
+        Experiment.build(replaced(PLAIN.dictionary(), path.split("."), value))
+    assert str(caught.value).startswith(f"config.{path}")
+    assert wanted in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_whole_number_does_for_a_float():
+    built = Experiment.build(replaced(PLAIN.dictionary(), ("training", "optimizer", "learning_rate"), 1))
+    assert type(built.training.optimizer.learning_rate) is float
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (("modle",), "config has no field 'modle': the nearest are model"),
+        (
+            ("training", "optimizer", "warm_up"),
+            "config.training.optimizer has no field 'warm_up': the nearest are warmup",
+        ),
+        (("data", "zzz"), "config.data has no field 'zzz': the nearest are length, limit, path,"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(path, said):
+    with pytest.raises(ValueError) as caught:
+        Experiment.build(replaced(PLAIN.dictionary(), path, 1))
+    assert str(caught.value).startswith(said)
+
+
+def test_a_single_value_has_no_fields():
+    with pytest.raises(ValueError, match=r"config\.seed has no field 'most': it is a single value"):
+        check_field("most", {}, "config.seed")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("training.batch_size", 0, "config.training: training.batch_size=0 cannot work"),
+        ("model.width", 30, "config.model: decoder.attention.heads=4 cannot work"),
+        ("model.decoder.attention.kv_heads", 3, "config.model.decoder.attention: attention.kv_heads=3 cannot work"),
+        ("data.length", 2000, "config: data.length=2000 exceeds model.length=1024"),
+        ("model.vocab", 4095, "config: model.vocab=4095 is too small for the tokenizer's 4096 entries"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_its_path(path, value, said):
+    with pytest.raises(ValueError) as caught:
+        Experiment.build(replaced(PLAIN.dictionary(), path.split("."), value))
+    assert str(caught.value).startswith(said)
+
+
+def test_only_a_decoder_alone_predicts_the_next_token():
+    for stacks in ({"encoder": Stack()}, {"encoder": Stack(), "decoder": Stack()}):
+        with pytest.raises(ValueError, match="needs a decoder alone"):
+            Experiment(model=ModelConfig(vocab=4096, width=32, **stacks))
+
+
+def test_the_vocabulary_is_checked_as_far_as_it_is_known():
+    small = ModelConfig(vocab=256, width=32, decoder=Stack())
+    for tokenizer in (Tokenizer(kind="characters"), Tokenizer(folder="learnt elsewhere")):
+        experiment = Experiment(model=small, data=Data(tokenizer=tokenizer))
+        experiment.check_vocabulary(256)
+        with pytest.raises(ValueError, match=r"model.vocab=256 is too small .* 257 .*--config.model.vocab=257"):
+            experiment.check_vocabulary(257)
+    for tokenizer in (Tokenizer(kind="bytes"), Tokenizer(vocab=257)):
+        with pytest.raises(ValueError, match="model.vocab=256 is too small"):
+            Experiment(model=small, data=Data(tokenizer=tokenizer))

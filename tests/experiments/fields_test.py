@@ -1,0 +1,227 @@
+"""Every field of `Data` and `Training` changes something that can be seen, by the way from a recipe to a run.
+
+This file is also the program that looks, because the training script defines flags.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import tempfile
+import typing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from transformer.data import Data
+from transformer.training import Training
+
+# Field: where the difference shows, its other value, and what else has to be set for the field to be read.
+TABLE = {
+    "data.path": ("corpus", "{folder}/other.txt", {}),
+    "data.length": ("batch", 4, {}),
+    "data.validation": ("corpus", 0.5, {}),
+    "data.split": ("corpus", "document", {"data.path": "{folder}"}),
+    "data.tokenizer.kind": ("corpus", "characters", {}),
+    "data.tokenizer.vocab": ("corpus", 270, {"data.tokenizer.kind": "bpe"}),
+    "data.tokenizer.fallback": ("corpus", False, {"data.tokenizer.kind": "characters"}),
+    "data.tokenizer.end": ("corpus", True, {"data.tokenizer.kind": "characters"}),
+    "data.tokenizer.folder": ("corpus", "{folder}/tokenizer", {}),
+    "data.segments": ("batch", True, {}),
+    "data.limit": ("corpus", 60_000, {"data.path": "stdlib", "data.limit": 50_000}),
+    "data.suffixes": ("corpus", (".txt", ".rst"), {"data.path": "{folder}"}),
+    "data.tfds.folder": ("error", "{folder}/elsewhere", {"data.path": "tfds:none"}),
+    "data.tfds.split": ("error", "test", {"data.path": "tfds:stored", "data.tfds.folder": "{folder}/datasets"}),
+    "data.tfds.feature": ("error", "words", {"data.path": "tfds:stored", "data.tfds.folder": "{folder}/datasets"}),
+    "training.steps": ("lines", 6, {}),
+    "training.batch_size": ("batch", 4, {}),
+    "training.accumulation": ("program", 2, {}),
+    "training.label_smoothing": ("program", 0.1, {}),
+    "training.z_loss": ("program", 0.1, {}),
+    "training.loss_chunk": ("program", 100, {}),
+    "training.ema": ("program", 0.9, {}),
+    "training.evaluate_every": ("evaluations", 1, {}),
+    "training.checkpoint_every": ("checkpoints", 3, {}),
+    "training.keep": ("checkpoints", 1, {}),
+    "training.log_every": ("lines", 2, {}),
+    "training.optimizer.name": ("program", "sgd", {}),
+    "training.optimizer.learning_rate": ("program", 0.1, {}),
+    "training.optimizer.schedule": ("program", "constant", {}),
+    "training.optimizer.warmup": ("program", 2, {}),
+    "training.optimizer.decay": ("program", 0.5, {"training.optimizer.schedule": "warmup_stable_decay"}),
+    "training.optimizer.final": ("program", 0.5, {}),
+    "training.optimizer.weight_decay": ("program", 0.1, {}),
+    "training.optimizer.clip": ("program", None, {}),
+    "training.optimizer.beta1": ("program", 0.5, {}),
+    "training.optimizer.beta2": ("program", 0.5, {}),
+    "training.optimizer.epsilon": ("program", 1e-3, {}),
+    "training.optimizer.momentum": ("program", 0.5, {"training.optimizer.name": "sgd"}),
+}
+BASE = {
+    "data": {
+        "path": "{folder}/text.txt",
+        "length": 8,
+        "validation": 0.2,
+        "split": "tail",
+        "tokenizer": {"kind": "bytes", "vocab": 260},
+    },
+    "training": {"steps": 5, "batch_size": 8, "evaluate_every": 4, "checkpoint_every": 2, "keep": 2, "log_every": 3},
+    "model": {"vocab": 512, "width": 4, "decoder": {"depth": 1, "attention": {"heads": 1}, "mlp": None}},
+}
+
+
+def leaves(kind, path):
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        inner = hints[field.name]
+        yield from (
+            leaves(inner, f"{path}.{field.name}") if dataclasses.is_dataclass(inner) else [f"{path}.{field.name}"]
+        )
+
+
+def test_every_field_is_in_the_table():
+    assert set(TABLE) == {*leaves(Data, "data"), *leaves(Training, "training")}
+
+
+@pytest.fixture(scope="module")
+def seen(script):
+    """Field -> what is seen without and with the change; and the same twice, to know that nothing else changes."""
+    process = script(__file__)
+    assert process.returncode == 0, process.stderr[-2000:]
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("field", TABLE)
+def test_changing_a_field_is_seen(seen, field):
+    before, again, after = seen[field]
+    assert before == again
+    assert before != after
+    assert (TABLE[field][0] == "error") == str(after).startswith("error: ")
+
+
+def changed(tree, changes, folder):
+    """A copy of the tree with values at dotted paths, and the folder's name wherever it is spelt `{folder}`."""
+    tree = json.loads(json.dumps(tree))
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        node = tree
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = value
+    return json.loads(json.dumps(tree).replace("{folder}", str(folder)))
+
+
+def main():
+    """Prints, for each field, what is seen before, again and after."""
+    from absl import flags
+
+    flags.FLAGS(["fields"])
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder))
+        for field, (where, value, context) in TABLE.items():
+            trees = [changed(BASE, each, folder) for each in (context, context, {**context, field: value})]
+            results[field] = [look(where, json.dumps(tree), time) for time, tree in enumerate(trees)]
+    print(json.dumps(results))
+
+
+def prepare(folder):
+    """Texts, a tokenizer, and a dataset of one row."""
+    import tensorflow_datasets as tfds
+    from etils import epath
+
+    from transformer import text
+
+    words = "all that is and all that is not "
+    for name, content in {"text.txt": words * 20, "other.txt": "Another. " * 60, "more.rst": "More. " * 60}.items():
+        (folder / name).write_text(content)
+    text.BPE.train([words], 260).save(folder / "tokenizer")
+
+    class Stored(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = epath.Path(folder)  # where the library looks for descriptions; there are none
+
+        def _info(self):
+            features = {"text": tfds.features.Text(), "words": tfds.features.Scalar(np.int64)}
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            yield 0, {"text": words * 20, "words": 160}
+
+    Stored(data_dir=str(folder / "datasets"), file_format="array_record").download_and_prepare()
+
+
+@functools.cache
+def look(where, tree, time):
+    """What can be seen of an experiment at one place, for the first, second or third time, as JSON."""
+    from rich.console import Console
+
+    from experiments import train
+    from experiments.experiment import Experiment
+    from transformer import data
+
+    with tempfile.TemporaryDirectory() as workdir:
+        experiment = Experiment.build(json.loads(tree))
+        try:
+            corpus = data.prepare(experiment.data, Path(workdir) / "data")
+        except ValueError as error:
+            return f"error: {error}"
+        run = train.Run(experiment, corpus, Path(workdir), Console(file=io.StringIO()))
+        if where == "program":
+            return digest(program(run).encode())
+        if where == "batch":
+            batch = next(data.batches(corpus, batch_size=experiment.training.batch_size, seed=0))
+            return {name: [array.shape, digest(array.tobytes())] for name, array in batch.items()}
+        if where in ("corpus", "error"):
+            sides = [digest(np.asarray(side, np.int64).tobytes()) for side in (corpus.train, corpus.validation)]
+            return [*sides, corpus.tokenizer.fingerprint]
+        return written(run, where)
+
+
+def program(run):
+    """The training step before it is compiled."""
+    import jax
+    import jax.numpy as jnp
+
+    from transformer import data
+
+    state = jax.eval_shape(run._initial)
+    batch = next(data.batches(run.corpus, batch_size=run.experiment.training.batch_size, seed=0))
+    return jax.jit(run.parallel._train_step).lower(state, jax.tree.map(jnp.asarray, batch)).as_text()
+
+
+def written(run, where):
+    """Steps of lines, evaluations or checkpoints of a run whose steps do nothing."""
+    import jax
+    import jax.numpy as jnp
+
+    from transformer import training
+    from transformer.training import metrics, utilisation
+
+    def train(state, batch):
+        one = jnp.ones(())
+        numbers = {name: one for name in ("loss", "nats", "count", "grad_norm")}
+        return state.replace(step=state.step + 1), {**numbers, "finite": jnp.asarray(True)}
+
+    utilisation.peak = lambda: 1e12
+    run.state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run._initial))
+    run.parallel.train, run.parallel.evaluate = train, lambda params, batch: {"nats": 1.0, "count": 1.0}
+    run.train()
+    rows = metrics.read(run.workdir)
+    with training.Checkpoints(run.workdir) as checkpoints:
+        steps = checkpoints.steps()
+    evaluations = [row["step"] for row in rows if "validation_loss" in row]
+    return {"lines": [row["step"] for row in rows], "evaluations": evaluations, "checkpoints": steps}[where]
+
+
+def digest(content):
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    main()

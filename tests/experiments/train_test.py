@@ -1,0 +1,168 @@
+"""Training as a user starts it: what it writes, how it goes on, on how many devices, and what it refuses."""
+
+import re
+import shutil
+import textwrap
+
+import pytest
+
+from transformer.training import metrics
+
+TRAIN = "experiments.train"
+TIMED = ("tokens_per_second", "utilisation")
+KILLED = """
+    import os, runpy, signal
+    from transformer.training import metrics
+
+    write = metrics.Writer.write
+
+    def write_and_die(self, step, values):
+        write(self, step, values)
+        if step == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    metrics.Writer.write = write_and_die
+    runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
+"""
+
+
+def lines(workdir):
+    """The metrics that do not depend on the clock."""
+    return [{name: value for name, value in row.items() if name not in TIMED} for row in metrics.read(workdir)]
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_run_writes_metrics_and_checkpoints_and_says_what_it_learnt(trained):
+    workdir, process = trained
+    rows = metrics.read(workdir)
+    assert [row["step"] for row in rows] == [2, 3, 4, 6, 8, 9, 10, 12]
+    assert [row["step"] for row in rows if "validation_loss" in row] == [6, 12]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert {int(path.name) for path in (workdir / "checkpoints").iterdir()} == {9, 12}
+    (said,) = re.findall(r"^validation: (\S+) bits per byte", process.stdout, re.MULTILINE)
+    assert float(said) == pytest.approx(rows[-1]["validation_bits_per_byte"], abs=5e-5)
+    assert process.stderr == ""
+    for path in (workdir / "checkpoints", workdir / metrics.FILE):
+        assert f" {path}\n" in process.stdout and path.exists()
+
+
+def test_a_run_ends_with_three_continuations_and_the_ten_likeliest_tokens(trained):
+    _, process = trained
+    for number, prompt in enumerate(("the", "one", "two"), start=1):
+        assert re.search(rf"^{number}\. {prompt}.", process.stdout, re.MULTILINE)
+    assert "likeliest next tokens after 'two'" in process.stdout
+    probabilities = [float(number) for number in re.findall(r"│ (0\.\d{4}) +│", process.stdout)]
+    assert len(probabilities) == 10
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(script, tiny, trained, tmp_path):
+    killer, workdir = tmp_path / "killed.py", tmp_path / "run"
+    killer.write_text(textwrap.dedent(KILLED))
+    arguments = (f"--config={tiny / 'recipe.py'}", f"--workdir={workdir}")
+    assert script(str(killer), *arguments).returncode == -9
+    assert metrics.read(workdir)[-1]["step"] == 10
+    process = script(TRAIN, *arguments)
+    assert process.returncode == 0, process.stderr
+    assert re.search(rf"^resuming {workdir} at step [369]$", process.stdout, re.MULTILINE)
+    assert lines(workdir) == lines(trained[0])
+    assert process.stdout.split("validation: ")[1].split("checkpoint:")[0] in trained[1].stdout
+
+
+def test_jit_and_pmap_train_alike_and_resume_each_other(scripts, tiny, tmp_path):
+    same = [
+        "--config.model.decoder.dropout=0.0",
+        "--config.training.optimizer.schedule=constant",
+        "--config.prompts=()",
+    ]
+
+    def request(kind, name, steps):
+        where = [f"--config={tiny / 'recipe.py'}", f"--workdir={tmp_path / name}", f"--parallel={kind}"]
+        return [TRAIN, *where, *same, f"--config.training.steps={steps}"]
+
+    order = [("jit", "a", 6), ("pmap", "b", 6), ("pmap", "a", 12), ("jit", "b", 12)]
+    for process in scripts([request(*each) for each in order], devices=4):
+        assert process.returncode == 0, process.stderr
+        assert "on 4 cpu device(s)" in process.stdout
+    first, second = lines(tmp_path / "a"), lines(tmp_path / "b")
+    assert [row["step"] for row in first] == [2, 3, 4, 6, 8, 9, 10, 12]
+    for row, other in zip(first, second, strict=True):
+        assert row.keys() == other.keys()
+        for name in row:  # sums over devices are taken in another order
+            assert row[name] == pytest.approx(other[name], rel=1e-4), (row["step"], name)
+
+
+def test_every_mistake_is_one_line_and_leaves_nothing_behind(scripts, tiny, tmp_path):
+    recipe = f"--config={tiny / 'recipe.py'}"
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "short.txt").write_text("a few words")
+    encoder = (
+        "from transformer.models import *\ndef get_config(): ModelConfig(vocab=9, width=8, encoder=Stack(attention="
+    )
+    (tmp_path / "encoder.py").write_text(encoder + "Attention(windows=(4,))))")
+    mistakes = {
+        "config has no field 'modle': the nearest are model": [recipe, "--config.modle.width=3"],
+        "config.training.optimizer has no field 'learning_rat'": [recipe, "--config.training.optimizer.learning_rat=1"],
+        "it is a single value": [recipe, "--config.training.steps.most=3"],
+        "--config.training.steps=many": [recipe, "--config.training.steps=many"],
+        "--config.training.batch_size=2.5": [recipe, "--config.training.batch_size=2.5"],
+        "--config.training.ema=high": [recipe, "--config.training.ema=high"],
+        "decoder.attention.heads=3 cannot work: width=8": [recipe, "--config.model.decoder.attention.heads=3"],
+        "encoder.attention.windows=(4,) cannot work": [f"--config={tmp_path / 'encoder.py'}"],
+        "field \"encoder\" is None": [recipe, "--config.model.encoder.depth=3"],
+        "absent.txt' does not exist": [recipe, "--config.data.path=absent.txt"],
+        "empty.txt' holds no text": [recipe, f"--config.data.path={tmp_path / 'empty.txt'}"],
+        "but one row needs data.length + 1 = 17": [recipe, f"--config.data.path={tmp_path / 'short.txt'}"],
+        "model.vocab=279 is too small for the tokenizer's 280": [recipe, "--config.model.vocab=279"],
+        "model.vocab=256 is too small for the tokenizer's 257": [
+            recipe, "--config.data.tokenizer.kind=bytes", "--config.model.vocab=256",
+        ],
+        "model.vocab=270 is too small for the tokenizer's 271": [
+            recipe, "--config.data.tokenizer.kind=characters", "--config.model.vocab=270",
+        ],
+        "is 'É' (U+00C9), which is none of the 15": [
+            recipe, "--config.data.tokenizer.kind=characters", "--config.data.tokenizer.fallback=False",
+            "--config.prompts=('on', 'É')",
+        ],
+        "batch_size=6 must be a multiple of 4 devices x accumulation=2": [recipe, "--config.training.batch_size=6"],
+        "write it with dashes, --config.seed=3": [recipe, "config.seed=3"],
+        "--config is missing": [],
+        "absent.py": ["--config=absent.py"],
+        "setting 'huge' is unknown": ["--config=experiments/configs/shakespeare_char.py:huge"],
+        "--parallel=threads": [recipe, "--parallel=threads"],
+        "data.length=17 exceeds model.length=16": [recipe, "--config.data.length=17"],
+    }  # fmt: skip
+    requests = [[TRAIN, f"--workdir={tmp_path / 'runs' / 'mine'}", *arguments] for arguments in mistakes.values()]
+    processes = scripts([*requests, [TRAIN, recipe]], devices=4)
+    for said, process in zip([*mistakes, "--workdir is missing"], processes, strict=True):
+        assert process.returncode == 2, (process.args, process.stderr)
+        (line,) = process.stderr.splitlines()
+        assert line.startswith("error: ") and said in line
+        assert not process.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_is_not_resumed_with_another_recipe_or_other_data(scripts, tiny, trained, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    before = contents(workdir)
+    (tmp_path / "other.txt").write_text((tiny / "text.txt").read_text() + " and one more")
+    mistakes = {
+        "training.optimizer.learning_rate was 0.01, now 0.02": ["--config.training.optimizer.learning_rate=0.02"],
+        "model.decoder.attention.heads was 2, now 4": ["--config.model.decoder.attention.heads=4"],
+        "model.width was 8, now 16": ["--config.model.width=16"],
+        "seed was 0, now 1": ["--config.seed=1"],
+        "data.content was": [f"--config.data.path={tmp_path / 'other.txt'}"],
+        "data.validation was 0.05, now 0.1": ["--config.data.validation=0.1"],
+        "data.tokenizer was bpe": ["--config.data.tokenizer.vocab=290"],
+        "data.length was 16, now 8": ["--config.data.length=8"],
+    }
+    start = [TRAIN, f"--config={tiny / 'recipe.py'}", f"--workdir={workdir}"]
+    for said, process in zip(mistakes, scripts([[*start, *each] for each in mistakes.values()]), strict=True):
+        assert process.returncode == 2, (process.args, process.stderr)
+        (line,) = process.stderr.splitlines()
+        assert line.startswith("error: ") and said in line
+    assert contents(workdir) == before

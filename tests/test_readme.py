@@ -1,0 +1,85 @@
+"""Every command and every line of Python in README.md works."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = """
+    model.vocab=300 model.width=8 model.length=16 model.unroll=1 model.decoder.depth=1 model.decoder.attention.heads=2
+    model.decoder.mlp.width=8 data.path={path} data.split=tail data.validation=0.05 data.length=16
+    data.tokenizer.vocab=280 training.steps=2 training.batch_size=2 training.optimizer.warmup=0
+"""
+
+
+def blocks(language):
+    """The fenced blocks of a language; "" for those that name none."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    return [body for name, body in found if name == language]
+
+
+COMMANDS = [
+    shlex.split(line, comments=True) for body in blocks("") for line in body.replace("\\\n", " ").splitlines() if line
+]
+MAKES, SCRIPTS = ([words for words in COMMANDS if (words[0] == "make") == makes] for makes in (True, False))
+
+
+def test_the_commands_are_found():
+    assert [words[1] for words in MAKES] == ["train", "test"]
+    programs = [words[2] for words in SCRIPTS]
+    assert programs == [f"experiments.{name}" for name in ("train", "evaluate", "generate", "count")]
+    assert all(words[:2] == [".venv/bin/python", "-m"] for words in SCRIPTS)
+
+
+@pytest.mark.parametrize("words", MAKES, ids=" ".join)
+def test_make_runs_what_it_says(words):
+    expected = {
+        "train": ["-m experiments.train --config=experiments/configs/stdlib.py --workdir=runs/stdlib"],
+        "test": ["ruff check .", "ruff format --check .", "-m pytest -q"],
+    }
+    process = subprocess.run([*words, "-n"], capture_output=True, text=True, cwd=ROOT)
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()[-len(expected[words[1]]) :]
+    for line, part in zip(lines, expected[words[1]], strict=True):
+        assert line.startswith(".venv/bin/") and part in line
+
+
+@pytest.mark.parametrize("words", SCRIPTS, ids=lambda words: words[2])
+def test_a_command_works(script, tiny, trained, tmp_path, words):
+    program, *arguments = words[2:]
+    folders = {
+        "--workdir=runs/stdlib": f"--workdir={trained[0]}",
+        "--workdir=runs/mine": f"--workdir={tmp_path / 'run'}",
+    }
+    arguments = [folders.get(argument, argument) for argument in arguments]
+    assert not any("runs/" in argument for argument in arguments)
+    if program == "experiments.train":
+        assert (ROOT / arguments[0].removeprefix("--config=")).is_file()
+        arguments += [f"--config.{field}" for field in SMALL.format(path=tiny / "text.txt").split()]
+    process = script(program, *arguments)
+    assert (process.returncode, process.stderr) == (0, "")
+    expected = {
+        "train": "validation: ",
+        "evaluate": "bits per byte",
+        "generate": "def main(",
+        "count": "174,604,259,328",
+    }
+    assert expected[program.removeprefix("experiments.")] in process.stdout
+
+
+def test_the_python_works(script, tmp_path):
+    (body,) = blocks("python")
+    checks = [
+        "assert logits.shape == (1, 8, config.vocab), logits.shape",
+        "assert book.total == sum(leaf.size for leaf in jax.tree.leaves(params)), book.total",
+        "assert jnp.allclose(pattern.sum(-1), 1, atol=1e-5)",
+        "assert jnp.abs(changed - logits).max() > 1e-3",
+        "assert new.shape == (1, 16), new.shape",
+        "assert inspection.sites(model)['decoder/0/pattern'].shape == pattern.shape",
+    ]
+    (tmp_path / "readme.py").write_text("\n".join([body, *checks]))
+    process = script(str(tmp_path / "readme.py"))
+    assert (process.returncode, process.stderr) == (0, "")

@@ -1,0 +1,69 @@
+"""Every recipe says how it is run and what to expect, builds an experiment, and is as large as stated here."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from experiments.experiment import Experiment
+from transformer import models
+
+FOLDER = Path(__file__).parents[1] / "experiments" / "configs"
+
+# Parameters of each setting of a recipe. Published are GPT-2 small's, and nanoGPT's without the table of positions.
+SIZES = {
+    ("gpt2_small", None): 124_439_808,
+    ("shakespeare_char", "nanogpt"): 804_096,
+    ("shakespeare_char", "ours"): 812_288,
+    ("shakespeare_char", "full"): 10_745_088,
+    ("stdlib", None): 2_164_416,
+}
+
+
+def module(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+RECIPES = {path.stem: module(path) for path in sorted(FOLDER.glob("*.py"))}
+SETTINGS = [(name, setting) for name, recipe in RECIPES.items() for setting in getattr(recipe, "SETTINGS", (None,))]
+
+
+def experiment(name, setting):
+    return Experiment.build(RECIPES[name].get_config(*([] if setting is None else [setting])))
+
+
+@pytest.mark.parametrize(("name", "setting"), SETTINGS)
+def test_a_setting_builds_an_experiment_of_the_stated_size(name, setting):
+    assert models.ledger(experiment(name, setting).model).total == SIZES[name, setting]
+
+
+def test_every_stated_size_is_of_a_setting():
+    assert set(SIZES) == set(SETTINGS)
+
+
+@pytest.mark.parametrize(("setting", "published"), [("nanogpt", 0.80), ("full", 10.65)])
+def test_shakespeare_is_as_large_as_nanogpt_counts_it(setting, published):
+    config = experiment("shakespeare_char", setting).model
+    assert round((models.ledger(config).total - config.length * config.width) / 1e6, 2) == published
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if hasattr(recipe, "SETTINGS")])
+def test_the_first_setting_is_the_default_and_others_are_refused(name):
+    assert experiment(name, None) == experiment(name, next(iter(RECIPES[name].SETTINGS)))
+    with pytest.raises(ValueError, match="setting 'huge' is unknown"):
+        experiment(name, "huge")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_how_to_run_it_and_what_to_expect(name):
+    text = RECIPES[name].__doc__
+    lines = [line.strip() for line in text.splitlines()]
+    commands = [line for line in lines if line.startswith("python -m experiments.train")]
+    assert commands and all(f"--config=experiments/configs/{name}.py" in line for line in commands)
+    for word in ("Hardware:", "Time:", "Score:"):
+        assert word in text, word
+    for setting in list(getattr(RECIPES[name], "SETTINGS", ()))[1:]:
+        assert f":{setting}" in text, setting

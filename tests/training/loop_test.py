@@ -1,0 +1,240 @@
+"""The loop on a linear model with a closed form, and on a real one where only bits are compared."""
+
+import functools
+import math
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from transformer import models
+from transformer.training import (
+    Checkpoints,
+    NonFinite,
+    Optimizer,
+    Training,
+    Writer,
+    create,
+    evaluation_step,
+    loop,
+    metrics,
+    next_token,
+    optimizers,
+    parallel,
+    train_step,
+)
+
+B, D, RATE = 4, 3, 0.05
+RECIPE = {"config": "a recipe"}
+TIMED = ("tokens_per_second",)
+
+
+def squares(params, batch, key):
+    """Weighted squared errors, and as `nats` their half."""
+    del key
+    loss = jnp.sum(batch["weights"] * (batch["x"] @ params["w"] - batch["y"]) ** 2)
+    return loss, {"count": jnp.sum(batch["weights"]), "nats": loss / 2}
+
+
+def rows(step):
+    """The batch of a step; steps weigh differently."""
+    random = np.random.default_rng(step)
+    x, y, weights = random.normal(size=(B, D)), random.normal(size=B), random.uniform(0.1, step + 1, size=B)
+    return {name: np.asarray(value, np.float32) for name, value in {"x": x, "y": y, "weights": weights}.items()}
+
+
+def counted(batch=rows, start=0, stop=None):
+    """Batches from a step on; reading the one of step `stop` is an interruption."""
+    step = start
+    while step != stop:
+        yield batch(step)
+        step += 1
+    raise KeyboardInterrupt
+
+
+@functools.cache
+def compiled(ema=None):
+    """The linear model's steps; one is enough, as nothing in it changes."""
+    step = functools.partial(train_step, loss_fn=squares, optimizer=optax.sgd(RATE), ema=ema)
+    return parallel.build("jit", step, functools.partial(evaluation_step, loss_fn=squares))
+
+
+def run(workdir, config, *, steps=None, state=None, batches=None, evaluate=None, **options):
+    """Train in a directory; returns the state after, and what was reported."""
+    steps = steps or compiled(config.ema)
+    first = create({"w": jnp.zeros(D)}, optax.sgd(RATE), config.ema) if state is None else state
+    seen, at = [], int(first.step)
+    with Checkpoints(workdir, config.keep) as checkpoints, Writer(workdir, at) as writer:
+        after = loop.train(
+            steps.place_state(first), config=config, parallel=steps, batches=batches or counted(start=at),
+            evaluate=evaluate or (lambda params: {"loss": 1.0}), checkpoints=checkpoints, recipe=RECIPE, writer=writer,
+            report=lambda step, values: seen.append({"step": step, **values}), **options,
+        )  # fmt: skip
+    return after, seen
+
+
+def saved(workdir):
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.steps()
+
+
+def by_hand(steps):
+    """Loss, count and parameters after each step, in float64."""
+    w, out = np.zeros(D), []
+    for step in range(steps):
+        x, y, weights = (rows(step)[name].astype(np.float64) for name in ("x", "y", "weights"))
+        error, count = x @ w - y, weights.sum()
+        loss = weights @ error**2
+        w = w - RATE * 2 * (weights * error) @ x / count
+        out.append((loss, count, w))
+    return out
+
+
+def test_lines_are_weighted_means_and_end_at_logs_evaluations_and_checkpoints(tmp_path):
+    config = Training(steps=11, log_every=4, evaluate_every=6, checkpoint_every=5, keep=9)
+    after, seen = run(tmp_path, config)
+    expected = by_hand(11)
+    ends = [4, 5, 6, 8, 10, 11]
+    assert [row["step"] for row in seen] == ends
+    written = metrics.read(tmp_path)
+    assert written[0]["tokens_per_second"] is None and math.isnan(seen[0]["tokens_per_second"])  # nothing timed yet
+    assert seen[1:] == written[1:]
+    assert [row["step"] for row in seen if "validation_loss" in row] == [6, 11]
+    assert saved(tmp_path) == [5, 10, 11]
+    for first, row in zip([0, *ends], seen, strict=False):
+        losses, counts, params = zip(*expected[first : row["step"]], strict=True)
+        assert row["loss"] == pytest.approx(sum(losses) / sum(counts), rel=1e-5)
+        assert row["nats"] == pytest.approx(row["loss"] / 2, rel=1e-6)
+        assert row["param_norm"] == pytest.approx(np.linalg.norm(params[-1]), rel=1e-5)
+        assert not {"finite", "count", "tokens"} & row.keys()
+    np.testing.assert_allclose(after.params["w"], expected[-1][2], rtol=1e-5)
+
+
+def test_checkpoints_hold_the_recipe_and_their_step_s_parameters_and_validation_decides_the_best(tmp_path):
+    losses = iter([3.0, 1.0, 2.0])
+    config = Training(steps=6, log_every=9, evaluate_every=2, checkpoint_every=2, keep=1)
+    after, _ = run(tmp_path, config, evaluate=lambda params: {"loss": next(losses)})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [4, 6]
+        best, latest = (checkpoints.restore(jax.eval_shape(lambda: after), step) for step in ("best", "latest"))
+    assert (best.step, latest.step, latest.recipe) == (4, 6, RECIPE)
+    np.testing.assert_allclose(best.state.params["w"], by_hand(4)[-1][2], rtol=1e-5)
+    np.testing.assert_array_equal(latest.state.params["w"], after.params["w"])
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_the_average_is_evaluated_where_there_is_one(tmp_path, ema):
+    evaluated = []
+    config = Training(steps=4, evaluate_every=3, ema=ema)
+    after, _ = run(tmp_path, config, evaluate=lambda params: evaluated.append(np.array(params["w"])) or {"loss": 0.0})
+    w, average = np.zeros(D), np.zeros(D)
+    kept = []
+    for step, (_, _, w) in enumerate(by_hand(4)):
+        decay = 0 if ema is None else min(ema, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * w
+        kept.append(average)
+    np.testing.assert_allclose(evaluated, [kept[2], kept[3]], rtol=1e-5)
+    assert (ema is None) == bool(np.allclose(evaluated[-1], after.params["w"]))
+
+
+def test_only_training_is_timed(tmp_path, monkeypatch):
+    clock = [0.0]
+
+    def spend(seconds, result):
+        clock[0] += seconds
+        return result
+
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    config = Training(steps=6, log_every=2, evaluate_every=4, checkpoint_every=4)
+    slow = (spend(0.5, batch) for batch in counted())
+    rates = lambda tokens_per_second: {"doubled": 2 * tokens_per_second}  # noqa: E731
+    _, seen = run(tmp_path, config, batches=slow, evaluate=lambda _: spend(100.0, {"loss": 1.0}), rates=rates)
+    counts = [count for _, count, _ in by_hand(6)]
+    expected = [np.nan, sum(counts[2:4]), sum(counts[4:6])]  # of one second each; the first line's steps compile
+    np.testing.assert_allclose([row["tokens_per_second"] for row in seen], expected, rtol=1e-6)
+    np.testing.assert_array_equal([row["doubled"] for row in seen], [2 * row["tokens_per_second"] for row in seen])
+
+
+@pytest.mark.parametrize(
+    ("bad", "start", "kept", "said"),
+    [
+        (7, 0, [3, 6], "step 8 is not finite .*; the checkpoint of step 6 is the last good state; "),
+        (1, 0, [], "step 2 is not finite .*; no checkpoint was written yet; "),
+        (7, 6, [], "step 8 is not finite .*; the checkpoint of step 6 is the last good state; "),
+    ],
+)
+def test_a_step_that_is_not_finite_ends_training_and_nothing_is_saved_after_it(tmp_path, bad, start, kept, said):
+    def broken(step):
+        batch = rows(step)
+        return {**batch, "y": batch["y"] * np.float32(np.inf)} if step == bad else batch
+
+    config = Training(steps=20, log_every=100, evaluate_every=100, checkpoint_every=3, keep=9)
+    state = create({"w": jnp.zeros(D)}, optax.sgd(RATE)).replace(step=jnp.int32(start))
+    with pytest.raises(NonFinite, match=said) as caught:
+        run(tmp_path, config, state=state, batches=counted(broken, start))
+    assert "loss inf" in str(caught.value) and "lower training.optimizer.learning_rate" in str(caught.value)
+    assert saved(tmp_path) == kept == [row["step"] for row in metrics.read(tmp_path)]
+
+
+def test_nothing_is_left_to_do_at_the_last_step(tmp_path):
+    state = create({"w": jnp.ones(D)}, optax.sgd(RATE)).replace(step=jnp.int32(5))
+    after, seen = run(tmp_path, Training(steps=5), state=state, batches=counted(start=5, stop=5))
+    assert seen == [] and int(after.step) == 5
+    np.testing.assert_array_equal(after.params["w"], np.ones(D))
+
+
+STACK = models.Stack(depth=1, mlp=None, attention=models.Attention(heads=2, dropout=0.3), dropout=0.2)
+CONFIG = Training(
+    steps=8, batch_size=4, accumulation=2, ema=0.9, log_every=3, evaluate_every=4, checkpoint_every=3,
+    optimizer=Optimizer(learning_rate=0.01, warmup=2, weight_decay=0.1),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def real():
+    """A real model with dropout: its compiled steps, and how its state begins."""
+    model = models.Transformer(models.ModelConfig(vocab=11, width=8, length=6, decoder=STACK))
+    optimizer = optimizers.build(CONFIG.optimizer, CONFIG.steps)
+    step = functools.partial(
+        train_step, loss_fn=next_token(model), optimizer=optimizer, accumulation=CONFIG.accumulation, ema=CONFIG.ema
+    )
+    steps = parallel.build("jit", step, functools.partial(evaluation_step, loss_fn=next_token(model)))
+
+    @jax.jit
+    def start():
+        return create(model.init(jax.random.key(0), jnp.zeros((1, 1), int))["params"], optimizer, CONFIG.ema)
+
+    return steps, start
+
+
+def tokens(step):
+    drawn = np.random.default_rng(step).integers(0, 11, size=(4, 7)).astype(np.int32)
+    return {"inputs": drawn[:, :-1], "targets": drawn[:, 1:], "weights": np.ones((4, 6), np.float32)}
+
+
+def evaluated(steps, params):
+    sums = steps.evaluate(params, steps.place_batch(tokens(99)))
+    return {"loss": float(sums["nats"] / sums["count"])}
+
+
+def test_a_run_that_was_stopped_and_resumed_is_one_that_was_not_bit_for_bit(tmp_path, real):
+    steps, start = real
+    options = {"steps": steps, "evaluate": functools.partial(evaluated, steps)}
+    whole, _ = run(tmp_path / "whole", CONFIG, state=start(), batches=counted(tokens), **options)
+    clockless = lambda row: {name: value for name, value in row.items() if name not in TIMED}  # noqa: E731
+    expected = [clockless(row) for row in metrics.read(tmp_path / "whole")]
+    assert [row["step"] for row in expected] == [3, 4, 6, 8]
+    for stop in (2, 4, 7):
+        workdir = tmp_path / str(stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(workdir, CONFIG, state=start(), batches=counted(tokens, 0, stop), **options)
+        with Checkpoints(workdir) as checkpoints:
+            restored = checkpoints.restore(jax.eval_shape(start))
+        state = start() if restored is None else restored.state
+        assert int(state.step) == stop // 3 * 3
+        after, _ = run(workdir, CONFIG, state=state, batches=counted(tokens, int(state.step)), **options)
+        assert [clockless(row) for row in metrics.read(workdir)] == expected
+        jax.tree.map(np.testing.assert_array_equal, after, whole)

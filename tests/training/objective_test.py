@@ -1,0 +1,95 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer import models
+from transformer.models import Attention, Init, ModelConfig, Readout, Stack
+from transformer.training import next_token
+
+B, T, V = 2, 6, 11
+READOUTS = {
+    "tied": Readout(),
+    "matrix, bias and cap": Readout(tied=False, bias=True, softcap=2.0),
+}
+
+
+# Programs this small take longer to compile than to run.
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def build(readout=READOUTS["tied"], dropout=0.0):
+    stack = Stack(depth=1, attention=Attention(heads=2), dropout=dropout)
+    config = ModelConfig(
+        vocab=V, width=8, length=16, decoder=stack, readout=readout, init=Init(scale=0.4, embedding=1.0)
+    )
+    model = models.Transformer(config)
+    params = compiled(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    random = np.random.default_rng(1)  # biases begin at zero, which would hide them
+    return model, jax.tree.map(lambda x: x + jnp.asarray(0.1 * random.normal(size=x.shape), x.dtype), params)
+
+
+def batch(seed=0):
+    random = np.random.default_rng(seed)
+    drawn = random.integers(0, V, size=(B, T + 1)).astype(np.int32)
+    weights = random.uniform(size=(B, T)) * (random.uniform(size=(B, T)) > 0.3)
+    return {"inputs": drawn[:, :-1], "targets": drawn[:, 1:], "weights": weights.astype(np.float32)}
+
+
+def by_hand(logits, rows, smoothing, z_loss):
+    """Loss, nats and count in float64: cross-entropy with smoothed targets, and the squared log-partition."""
+    logits, weights = np.asarray(logits, np.float64), rows["weights"].astype(np.float64)
+    partition = np.log(np.exp(logits).sum(-1))
+    wanted = np.take_along_axis(logits, rows["targets"][..., None], -1)[..., 0]
+    smooth = partition - (1 - smoothing) * wanted - smoothing * logits.mean(-1)
+    return (weights * (smooth + z_loss * partition**2)).sum(), (weights * (partition - wanted)).sum(), weights.sum()
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_the_loss_is_that_of_the_logits_and_chunks_change_neither_it_nor_its_gradient(readout):
+    model, params = build(READOUTS[readout])
+    rows, results = batch(), {}
+    for chunk in (0, 4):  # four do not divide the vocabulary
+        loss_fn = next_token(model, smoothing=0.1, z_loss=0.01, chunk=chunk)
+        results[chunk] = compiled(jax.value_and_grad(loss_fn, has_aux=True))(params, rows, None)
+    logits = compiled(model.apply)({"params": params}, rows["inputs"])
+    loss, nats, count = by_hand(logits, rows, 0.1, 0.01)
+    for (value, sums), gradients in results.values():
+        np.testing.assert_allclose([value, sums["nats"], sums["count"]], [loss, nats, count], rtol=1e-5)
+        assert sums.keys() == {"nats", "count"}
+        # Sums over the vocabulary are taken in another order.
+        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # noqa: E731
+        jax.tree.map(close, gradients, results[0][1])
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(results[0][1]))
+
+
+def test_segments_keep_documents_apart_as_if_each_had_a_row():
+    model, params = build()
+    loss_fn = compiled(next_token(model))
+    rows = batch()
+    joined = {name: array.reshape(1, -1) for name, array in rows.items()}
+    apart = {"segments": np.repeat(np.arange(B), T)[None], "positions": np.tile(np.arange(T), B)[None]}
+    expected, packed, mixed = (loss_fn(params, x, None)[0] for x in (rows, {**joined, **apart}, joined))
+    np.testing.assert_allclose(packed, expected, rtol=1e-5)
+    assert abs(mixed - expected) > 1e-2
+
+
+def test_positions_reach_the_model():
+    learned = Stack(depth=1, attention=Attention(heads=2), position=models.Position(kind="learned"))
+    model = models.Transformer(ModelConfig(vocab=V, width=8, length=16, decoder=learned, init=Init(embedding=1.0)))
+    params = compiled(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    loss_fn, rows = compiled(next_token(model)), batch()
+    counted, moved = ({**rows, "positions": np.tile(np.arange(T) + shift, (B, 1))} for shift in (0, 5))
+    assert loss_fn(params, rows, None)[0] == pytest.approx(float(loss_fn(params, counted, None)[0]), rel=1e-6)
+    assert abs(loss_fn(params, moved, None)[0] - loss_fn(params, counted, None)[0]) > 1e-2
+
+
+def test_there_is_dropout_only_with_a_key():
+    model, params = build(dropout=0.5)
+    loss_fn, rows = compiled(next_token(model)), batch()
+    plain = compiled(next_token(build()[0]))(params, rows, None)[0]
+    np.testing.assert_array_equal(loss_fn(params, rows, None)[0], plain)
+    dropped = [float(loss_fn(params, rows, jax.random.key(seed))[0]) for seed in (1, 1, 2)]
+    assert dropped[0] == dropped[1] and len({float(plain), *dropped}) == 3
