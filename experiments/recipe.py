@@ -23,11 +23,15 @@ def build(holder: flags.FlagHolder) -> Experiment:
     """The experiment that the command line describes.
 
     Raises:
-      ValueError: if no recipe was given, or a field cannot work.
+      ValueError: if no recipe was given, it cannot be read, or a field cannot work.
     """
     if holder.value is None:
         raise ValueError("--config is missing: give a recipe, such as --config=experiments/configs/stdlib.py")
-    return Experiment.build(holder.value)
+    try:
+        return Experiment.build(holder.value)
+    except OSError as error:  # the flag library keeps what went wrong until the recipe is looked at
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"--config: {reason}; give a recipe, such as experiments/configs/stdlib.py") from error
 
 
 def check_override(name: str) -> None:

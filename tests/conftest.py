@@ -14,9 +14,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Forks for each list of arguments before JAX starts, so that imports are paid once and each script still ends as it
 # would by itself: with its own exit code, flags and streams.
 FORKS = """
-import json, os, runpy, sys
+import gc, json, os, runpy, sys
 from experiments import command, recipe, writing
 requests = json.load(sys.stdin)
+gc.freeze()
 for index, arguments in enumerate(requests):
     child = os.fork()
     if not child:
@@ -107,8 +108,10 @@ def scripts(environment, tmp_path_factory):
 def tiny(tmp_path_factory) -> pathlib.Path:
     """A folder with `text.txt`, about 6 kB in English letters, and `recipe.py`, a model that learns it in seconds."""
     folder = tmp_path_factory.mktemp("tiny")
-    words = "the one two three of a text that goes on and on with words".split()
-    chooser = random.Random(0)
+    chooser, words = (
+        random.Random(0),
+        ("the", "one", "two", "three", "of", "a", "text", "that", "goes", "on", "and", "with", "words"),
+    )
     (folder / "text.txt").write_text(" ".join(chooser.choice(words) for _ in range(1500)))
     (folder / "recipe.py").write_text(TINY.format(path=str(folder / "text.txt")))
     return folder

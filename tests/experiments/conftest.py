@@ -23,12 +23,14 @@ class Made:
     params: dict  # by step: those of the moving average
 
 
-def make(workdir, path, position="rotary", **tokenizer):
+def make(workdir, path, vocab=300, position="rotary", **tokenizer):
     """A run whose every step has other parameters, large enough that its logits differ much."""
     stack = Stack(depth=1, mlp=None, attention=Attention(heads=2), position=Position(kind=position), dropout=0.5)
     experiment = Experiment(
-        model=ModelConfig(vocab=300, width=8, length=32, decoder=stack, init=Init(scale=0.5, embedding=1.0)),
-        data=Data(path=str(path), length=16, validation=0.05, split="tail", tokenizer=Tokenizer(**tokenizer)),
+        model=ModelConfig(vocab=vocab, width=8, length=32, decoder=stack, init=Init(scale=0.5, embedding=1.0)),
+        data=Data(
+            path=str(path), length=16, validation=0.05, split="tail", tokenizer=Tokenizer(vocab=280, **tokenizer)
+        ),
     )
     corpus = data.prepare(experiment.data, workdir / "data")
     recipe = {"config": experiment.dictionary(), "data": dict(corpus.recipe)}
@@ -45,11 +47,11 @@ def make(workdir, path, position="rotary", **tokenizer):
 @pytest.fixture(scope="session")
 def made(tmp_path_factory, tiny):
     """With a tokenizer of 280 entries, fewer than the model's 300."""
-    return make(tmp_path_factory.mktemp("made"), tiny / "text.txt", vocab=280)
+    return make(tmp_path_factory.mktemp("made"), tiny / "text.txt")
 
 
 @pytest.fixture(scope="session")
 def lettered(tmp_path_factory, tiny):
     """With learned positions, and a tokenizer that spells nothing but the letters of its text."""
     folder = tmp_path_factory.mktemp("lettered")
-    return make(folder, tiny / "text.txt", position="learned", kind="characters", fallback=False)
+    return make(folder, tiny / "text.txt", vocab=15, position="learned", kind="characters", fallback=False)

@@ -176,5 +176,5 @@ def test_the_vocabulary_is_checked_as_far_as_it_is_known():
         with pytest.raises(ValueError, match=r"model.vocab=256 is too small .* 257 .*--config.model.vocab=257"):
             experiment.check_vocabulary(257)
     for tokenizer in (Tokenizer(kind="bytes"), Tokenizer(vocab=257)):
-        with pytest.raises(ValueError, match="model.vocab=256 is too small"):
+        with pytest.raises(ValueError, match=r"model\.vocab=256 is too small"):
             Experiment(model=small, data=Data(tokenizer=tokenizer))

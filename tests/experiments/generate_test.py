@@ -5,7 +5,7 @@ import re
 GENERATE = "experiments.generate"
 
 
-def test_flags_choose_the_method_the_step_the_seed_and_how_much(scripts, made):
+def test_flags_choose_the_method_the_step_the_seed_and_how_much(scripts, lettered):
     asked = {
         "greedy": ["--greedy", "--next=10"],
         "one": ["--top_k=1", "--samples=2"],
@@ -17,7 +17,7 @@ def test_flags_choose_the_method_the_step_the_seed_and_how_much(scripts, made):
         "older": ["--greedy", "--step=1"],
         "varied": ["--greedy", "--repetition_penalty=1e6"],
     }
-    start = [GENERATE, f"--workdir={made.workdir}", "--prompt=on and", "--length=12"]
+    start = [GENERATE, f"--workdir={lettered.workdir}", "--prompt=on and", "--length=12"]
     processes = dict(zip(asked, scripts([[*start, *each] for each in asked.values()]), strict=True))
     for process in processes.values():
         assert process.returncode == 0, process.stderr
@@ -31,7 +31,8 @@ def test_flags_choose_the_method_the_step_the_seed_and_how_much(scripts, made):
     assert "likeliest next tokens after 'on and'" in " ".join(out["greedy"].split())
     first, second = out["drawn"].split("on and")[1:]
     assert first != second
-    assert len(out["short"]) < len(out["cold"]) and out["cold"].startswith(out["short"].removesuffix("\n"))
+    assert [len(out[name]) for name in ("cold", "short")] == [6 + 12 + 1, 6 + 1 + 1]
+    assert out["cold"].startswith(out["short"].removesuffix("\n"))
     assert len({out["cold"], out["older"], out["varied"], f"on and{first}"}) == 4
 
 

@@ -74,6 +74,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(script, tiny, train
 
 def test_jit_and_pmap_train_alike_and_resume_each_other(scripts, tiny, tmp_path):
     same = [
+        "--config.training.accumulation=1",
         "--config.model.decoder.dropout=0.0",
         "--config.training.optimizer.schedule=constant",
         "--config.prompts=()",
@@ -130,7 +131,8 @@ def test_every_mistake_is_one_line_and_leaves_nothing_behind(scripts, tiny, tmp_
         "batch_size=6 must be a multiple of 4 devices x accumulation=2": [recipe, "--config.training.batch_size=6"],
         "write it with dashes, --config.seed=3": [recipe, "config.seed=3"],
         "--config is missing": [],
-        "absent.py": ["--config=absent.py"],
+        "--config: [Errno 2] No such file or directory: 'absent.py'; give a recipe": ["--config=absent.py"],
+        "directory: 'missing.py'": ["--config=missing.py", "--config.seed=3"],
         "setting 'huge' is unknown": ["--config=experiments/configs/shakespeare_char.py:huge"],
         "--parallel=threads": [recipe, "--parallel=threads"],
         "data.length=17 exceeds model.length=16": [recipe, "--config.data.length=17"],

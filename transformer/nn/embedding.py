@@ -76,7 +76,7 @@ class Unembedding(nn.Module):
         """`[B, T, D]` and the embedding table `[V, D]` to float32 logits `[B, T, V]`."""
         readout = self.config.readout
         kernel = table.T if readout.tied else self.kernel
-        logits = project(features, kernel.astype(features.dtype)).astype(jnp.float32)
+        logits = project(features, kernel.astype(features.dtype), dtype=jnp.float32)
         if readout.bias:
             logits = logits + self.bias.astype(jnp.float32)
         if readout.softcap is not None:

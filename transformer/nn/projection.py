@@ -19,15 +19,18 @@ def standard_deviation(init: Init, inputs: int, outputs: int) -> float:
     return init.scale * factor
 
 
-def project(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, inputs: int = 1) -> jax.Array:
+def project(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, inputs: int = 1, dtype: jnp.dtype | None = None
+) -> jax.Array:
     """Contract the last `inputs` axes of x with the first ones of kernel: `[..., I] x [I, O] -> [..., O]`.
 
     Everything is flattened to two dimensions first: the weight gradient of a `[B, T, D]` product is up to twice as slow
-    on CPUs as that of a `[B * T, D]` one.
+    on CPUs as that of a `[B * T, D]` one. `dtype` is that of the sums, None that of x.
     """
     width = math.prod(kernel.shape[:inputs])
     leading = x.shape[: x.ndim - inputs]
-    out = (x.reshape(-1, width) @ kernel.reshape(width, -1)).reshape(*leading, *kernel.shape[inputs:])
+    out = jnp.matmul(x.reshape(-1, width), kernel.reshape(width, -1), preferred_element_type=dtype)
+    out = out.reshape(*leading, *kernel.shape[inputs:])
     return out if bias is None else out + bias
 
 
