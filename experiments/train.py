@@ -38,6 +38,7 @@ def main() -> None:
         raise ValueError("--workdir is missing: say where the run goes, such as --workdir=runs/NAME")
     workdir, console = Path(WORKDIR.value), Console(highlight=False, soft_wrap=True)
     parallel.check(experiment.training.batch_size, experiment.training.accumulation)
+    metrics.extras(TENSORBOARD.value, WANDB.value)
     with _removed_if_refused(workdir):
         corpus = data.prepare(experiment.data, workdir / "data")
         experiment.check_vocabulary(corpus.tokenizer.size)
@@ -84,10 +85,10 @@ class Run:
         self.state = self.parallel.place_state(restored.state)
         self.console.print(f"resuming {self.workdir} at step {restored.step}")
 
-    def _refuse_changes(self, recipe: dict[str, Any]) -> None:
+    def _refuse_changes(self, saved: dict[str, Any]) -> None:
         """Raises ValueError, naming what differs, unless a checkpoint's recipe is this one."""
-        data.check_fingerprint(recipe["data"], self.recipe["data"])
-        changes = recipes.compare(recipe["config"], self.recipe["config"])
+        data.check_fingerprint(saved["data"], self.recipe["data"])
+        changes = recipes.compare(saved["config"], self.recipe["config"])
         if changes:
             raise ValueError(f"{self.workdir} holds a run of another recipe: {'; '.join(changes)}; use a new --workdir")
 
@@ -102,12 +103,12 @@ class Run:
             training.Writer(self.workdir, start, tensorboard=TENSORBOARD.value, wandb=WANDB.value) as writer,
             training.Bar(config.steps, start, corpus.bytes_per_token, self.console) as bar,
         ):
-            self.state = training.train(
+            self.state, results = training.train(
                 self.state, config=config, parallel=self.parallel, batches=batches, evaluate=self._evaluate,
                 checkpoints=checkpoints, recipe=self.recipe, writer=writer, report=bar, rates=self._rates(),
             )  # fmt: skip
         params = self.state.params if self.state.ema is None else self.state.ema
-        results = self._evaluate(params)
+        results = results or self._evaluate(params)
         self.console.print(
             f"\nvalidation: {results['bits_per_byte']:.4f} bits per byte, loss {results['loss']:.4f} nats per token, "
             f"perplexity {results['perplexity']:.2f}, {results['tokens']:,.0f} tokens"
@@ -127,7 +128,7 @@ class Run:
         return training.evaluate(self.parallel.evaluate, params, placed, self.corpus.validation_bytes)
 
     def _rates(self):
-        """Bits per byte apart, what one second of training amounts to."""
+        """The function from tokens per second to the share of the hardware's arithmetic that they use."""
         flops = models.ledger(self.experiment.model).flops_per_token(self.experiment.data.length).training
         peak = utilisation.peak()
         peak = utilisation.measure_peak() if peak is None else peak

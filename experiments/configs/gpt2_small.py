@@ -1,10 +1,11 @@
-"""GPT-2 small, 124,439,808 parameters, on web text, for machines with accelerators.
+r"""GPT-2 small, 124,439,808 parameters, on web text, for machines with accelerators.
 
-    python -m experiments.train --config=experiments/configs/gpt2_small.py --workdir=runs/gpt2 \\
+    python -m experiments.train --config=experiments/configs/gpt2_small.py --workdir=runs/gpt2 \
         --config.data.path=FOLDER_OF_TEXT --config.data.tokenizer.folder=FOLDER_OF_GPT2_TOKENIZER
 
 The tokenizer's folder holds GPT-2's published `vocab.json` and `merges.txt`; without one a vocabulary of the same size
-is learned from the text. A step takes 491,520 tokens in micro-batches; raise training.accumulation where memory is short.
+is learned from the text. A step takes 491,520 tokens in micro-batches; raise training.accumulation where memory is
+short.
 
 Hardware: one machine of eight 40 GB accelerators, as nanoGPT's run of this size (github.com/karpathy/nanoGPT).
 Time: nanoGPT's README gives about four days; this recipe has not been run to its end.

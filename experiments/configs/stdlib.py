@@ -1,4 +1,13 @@
-"""The default: a small decoder on the Python standard library's own documentation and source."""
+"""The default: a small decoder on the Python standard library's own documentation and source.
+
+    python -m experiments.train --config=experiments/configs/stdlib.py --workdir=runs/stdlib
+
+2.2 million parameters see 1.8 million tokens, about two thirds of the text once.
+
+Hardware: two CPU cores.
+Time: about 5 minutes, of which a third is evaluation, compilation and preparing the text.
+Score: 1.665 bits per byte on the held-out tenth of the documents (Python 3.11; the text differs between versions).
+"""
 
 from experiments.experiment import Experiment
 from transformer.data import Data, Tokenizer

@@ -1,4 +1,4 @@
-"""From an objective to a trained model: state, optimizers, one pure step, many devices, checkpoints, metrics, the loop."""
+"""From an objective to a trained model: state, optimizers, the step, devices, checkpoints, metrics, the loop."""
 
 from transformer.training import optimizers, parallel, recipes, schedules
 from transformer.training.checkpoints import Checkpoints, load_params

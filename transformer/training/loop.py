@@ -42,7 +42,7 @@ def train(
     writer: Writer,
     report: Report,
     rates: Callable[[float], Values] = lambda tokens_per_second: {},
-) -> State:
+) -> tuple[State, Values]:
     """Steps from `state.step` to `config.steps`, logging, evaluating and saving on the way and at the end.
 
     What is logged is the mean over the steps since the last line, each token weighing the same. A line ends at every
@@ -59,12 +59,12 @@ def train(
       rates: more values to log, from tokens per second.
 
     Returns:
-      The state after the last step.
+      The state after the last step, and the last evaluation's values; none if there was no step left to take.
 
     Raises:
       NonFinite: if a step was not finite. Nothing is saved after the step before it.
     """
-    step, pending, clock, saved = int(state.step), [], _Clock(), int(state.step)
+    step, pending, results, clock, saved = int(state.step), [], {}, _Clock(), int(state.step)
     while step < config.steps:
         state, metrics = parallel.train(state, parallel.place_batch(next(batches)))
         step += 1
@@ -87,7 +87,7 @@ def train(
             checkpoints.save(parallel.host_state(state), recipe, values.get("validation_loss"))
             saved = step
         clock.start()  # evaluations and checkpoints are not training
-    return state
+    return state, results
 
 
 class _Clock:
@@ -109,7 +109,7 @@ def _mean(rows: list[dict[str, np.ndarray]], step: int, saved: int) -> Values:
     for offset, row in enumerate(rows):
         if not row["finite"]:
             values = f"loss {float(row['loss'])}, gradient norm {float(row['grad_norm'])}"
-            kept = f"the checkpoint of step {saved} is the last good state" if saved else "no checkpoint was written yet"
+            kept = f"the last good state is the checkpoint of step {saved}" if saved else "there is no checkpoint yet"
             fix = "lower training.optimizer.learning_rate, raise its warmup, or clip more"
             raise NonFinite(f"step {first + offset} is not finite ({values}); {kept}; {fix}")
     counts = np.asarray([row["count"] for row in rows], np.float64)

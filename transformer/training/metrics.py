@@ -32,8 +32,7 @@ class Writer:
         Raises:
           ValueError: if an extra is asked for that is not installed.
         """
-        tensorboard_module = _extra("tensorboardX", "tensorboard") if tensorboard else None
-        wandb_module = _extra("wandb", "wandb") if wandb else None
+        tensorboard_module, wandb_module = extras(tensorboard, wandb)
         self._file = self._board = self._run = None
         if jax.process_index():
             return
@@ -80,6 +79,12 @@ class Writer:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def extras(tensorboard: bool, wandb: str | None) -> tuple[ModuleType | None, ModuleType | None]:
+    """The modules that are asked for; ValueError, naming the extra, if one is not installed."""
+    board = _extra("tensorboardX", "tensorboard") if tensorboard else None
+    return board, _extra("wandb", "wandb") if wandb else None
 
 
 def read(workdir: str | Path) -> list[dict[str, Any]]:

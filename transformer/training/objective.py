@@ -10,6 +10,7 @@ from transformer.models.transformer import Transformer, unembedding
 from transformer.ops import losses
 from transformer.training.step import LossFunction
 
+
 def next_token(model: Transformer, *, smoothing: float = 0.0, z_loss: float = 0.0, chunk: int = 0) -> LossFunction:
     """The cross-entropy of each target given the tokens before it.
 
@@ -20,8 +21,8 @@ def next_token(model: Transformer, *, smoothing: float = 0.0, z_loss: float = 0.
 
     Returns:
       `loss_fn(params, batch, key) -> (sum, sums)`. The batch holds `inputs`, `targets` `[B, T]` integers, `weights`
-      `[B, T]`, and optionally `segments` and `positions`. `key` is for dropout; None turns it off. `sums` holds `count`,
-      the sum of weights, and `nats`, the weighted negative log-likelihood without smoothing and z-loss.
+      `[B, T]`, and optionally `segments` and `positions`. `key` is for dropout; None turns it off. `sums` holds
+      `count`, the sum of weights, and `nats`, the weighted negative log-likelihood without smoothing and z-loss.
     """
 
     def loss_fn(params: dict, batch: Mapping[str, jax.Array], key: jax.Array | None):
