@@ -34,7 +34,7 @@ WANDB = flags.DEFINE_string("wandb", None, "Also log to this Weights & Biases pr
 
 def main() -> None:
     experiment = recipe.build(CONFIG)
-    if WORKDIR.value is None:
+    if not WORKDIR.value:  # an empty one would be the current folder
         raise ValueError("--workdir is missing: say where the run goes, such as --workdir=runs/NAME")
     workdir, console = Path(WORKDIR.value), Console(highlight=False, soft_wrap=True)
     parallel.check(experiment.training.batch_size, experiment.training.accumulation)

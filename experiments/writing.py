@@ -46,7 +46,7 @@ def load(workdir: str | Path, step: int | str = "latest") -> Trained:
 
 def required(workdir: flags.FlagHolder) -> Path:
     """The value of a `--workdir` flag that must be given."""
-    if workdir.value is None:
+    if not workdir.value:
         raise ValueError("--workdir is missing: name the run to use, such as --workdir=runs/stdlib")
     return Path(workdir.value)
 

@@ -125,7 +125,8 @@ TOKENIZERS = [
 
 def test_every_choice_of_tokenizer_is_read(config, tmp_path):
     corpora = [
-        data.prepare(dataclasses.replace(config, tokenizer=tokenizer), tmp_path / "same") for tokenizer in TOKENIZERS
+        data.prepare(dataclasses.replace(config, tokenizer=tokenizer), tmp_path / str(index))
+        for index, tokenizer in enumerate(TOKENIZERS)
     ]
     assert len({corpus.fingerprint for corpus in corpora}) == len(TOKENIZERS)
     assert [corpus.tokenizer.end is not None for corpus in corpora] == [True, False, False, True, True, True]
@@ -141,9 +142,12 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("field", CHANGES)
-def test_the_fingerprint_changes_with_the_field(config, folder, field):
+def test_the_fingerprint_changes_with_the_field(config, folder, tmp_path, field):
     before = data.prepare(config, folder)
-    after = data.prepare(dataclasses.replace(config, **{field: CHANGES[field]}), folder)
+    changed = dataclasses.replace(config, **{field: CHANGES[field]})
+    assert f"data.{field} was " in _error(changed, folder)
+    assert data.load(folder).fingerprint == before.fingerprint
+    after = data.prepare(changed, tmp_path / "other")
     assert before.fingerprint != after.fingerprint
     with pytest.raises(ValueError, match=f"data.{field} was .*, now "):
         data.check_fingerprint(before.recipe, after.recipe)
@@ -155,7 +159,7 @@ def test_the_fingerprint_changes_with_the_text_and_not_with_its_place(config, fo
     same = data.prepare(dataclasses.replace(config, path=str(moved)), folder)
     assert same.fingerprint == before.fingerprint
     (moved / "00.txt").write_text("Document 0 says something else.")
-    after = data.prepare(dataclasses.replace(config, path=str(moved)), folder)
+    after = data.prepare(dataclasses.replace(config, path=str(moved)), tmp_path / "other")
     assert after.fingerprint != before.fingerprint
     with pytest.raises(ValueError, match=r"data\.content was \w+, now \w+; restore"):
         data.check_fingerprint(before.recipe, after.recipe)
@@ -205,14 +209,27 @@ def test_an_interrupted_writer_leaves_nothing(config, folder, monkeypatch):
     assert list(folder.parent.iterdir()) == []
 
 
-def test_an_interrupted_writer_leaves_the_older_corpus(config, folder, monkeypatch):
+def test_an_interrupted_mending_leaves_the_older_corpus(config, folder, monkeypatch):
     before = data.prepare(config, folder)
+    (folder / "train.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match="holds no intact corpus: train there again"):
+        data.load(folder)
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
-            data.prepare(dataclasses.replace(config, length=9), folder)
+            data.prepare(config, folder)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert data.prepare(config, folder).fingerprint == before.fingerprint
+
+
+def test_a_corpus_is_loaded_without_its_source(config, folder, source):
+    before = data.prepare(config, folder)
+    source.rename(source.with_name("gone"))
+    after = data.load(folder)
+    assert after.fingerprint == before.fingerprint
+    np.testing.assert_array_equal(after.validation, before.validation)
+    with pytest.raises(ValueError, match="holds no intact corpus"):
+        data.load(folder.parent)
 
 
 def test_the_record_on_disk_says_what_it_is(config, folder):
@@ -247,11 +264,12 @@ def test_refuses_a_side_shorter_than_a_row(config, folder, share, side):
 
 
 def test_a_side_of_exactly_one_row_is_enough(tmp_path, folder):
+    folder.parent.mkdir()
     path = tmp_path / "input.txt"
     path.write_text("abcd" * 20)
     config = data.Data(path=str(path), length=7, split="tail", tokenizer=CHARACTERS)
-    assert len(data.prepare(config, folder).validation) == 8
     assert "has 8 tokens" in _error(dataclasses.replace(config, length=8), folder)
+    assert len(data.prepare(config, folder).validation) == 8
 
 
 def test_refuses_segments_without_an_end_token(config, folder):
@@ -285,10 +303,9 @@ def test_refuses_to_replace_what_is_not_a_corpus(config, folder, name):
 def test_refuses_to_lose_what_lies_beside_an_older_corpus(config, folder):
     data.prepare(config, folder)
     (folder / "notes.md").touch()
-    assert "holds 'notes.md', which no intact corpus.json lists" in _error(
-        dataclasses.replace(config, length=9), folder
-    )
     data.prepare(config, folder)
+    (folder / "train.npy").write_bytes(b"")
+    assert "holds 'notes.md', which no intact corpus.json lists" in _error(config, folder)
 
 
 def test_refuses_a_folder_that_is_a_file(config, folder):

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,9 @@ def run(folder, body, *arguments, check="lambda name: None"):
     ]
     script.write_text("\n".join(lines))
     command = [sys.executable, str(script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=folder)
+    # Shells ignore Ctrl-C in what they run in the background, and children inherit that.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=folder, preexec_fn=heeding)
 
 
 def error_line(process):

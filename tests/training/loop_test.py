@@ -68,11 +68,12 @@ def run(workdir, config, *, steps=None, state=None, batches=None, evaluate=None,
     first = create({"w": jnp.zeros(D)}, optax.sgd(RATE), config.ema) if state is None else state
     seen, at = [], int(first.step)
     with Checkpoints(workdir, config.keep) as checkpoints, Writer(workdir, at) as writer:
-        after = loop.train(
+        after, results = loop.train(
             steps.place_state(first), config=config, parallel=steps, batches=batches or counted(start=at),
             evaluate=evaluate or (lambda params: {"loss": 1.0}), checkpoints=checkpoints, recipe=RECIPE, writer=writer,
             report=lambda step, values: seen.append({"step": step, **values}), **options,
         )  # fmt: skip
+    assert results == ({"loss": seen[-1]["validation_loss"]} if seen else {})
     return after, seen
 
 
@@ -161,9 +162,9 @@ def test_only_training_is_timed(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("bad", "start", "kept", "said"),
     [
-        (7, 0, [3, 6], "step 8 is not finite .*; the checkpoint of step 6 is the last good state; "),
-        (1, 0, [], "step 2 is not finite .*; no checkpoint was written yet; "),
-        (7, 6, [], "step 8 is not finite .*; the checkpoint of step 6 is the last good state; "),
+        (7, 0, [3, 6], "step 8 is not finite .*; the last good state is the checkpoint of step 6; "),
+        (1, 0, [], "step 2 is not finite .*; there is no checkpoint yet; "),
+        (7, 6, [], "step 8 is not finite .*; the last good state is the checkpoint of step 6; "),
     ],
 )
 def test_a_step_that_is_not_finite_ends_training_and_nothing_is_saved_after_it(tmp_path, bad, start, kept, said):
