@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from absl import app, flags, logging
 
-MISTAKES = (flags.Error, ValueError, ImportError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+MISTAKES = (flags.Error, ValueError, ImportError, OSError)
 
 _TRACEBACK = flags.DEFINE_boolean("traceback", False, "Show where an error was raised, not only what it says.")
 
@@ -44,8 +44,10 @@ def _parse(argv: list[str], check: Callable[[str], None]) -> list[str]:
                 check(argument.lstrip("-").split("=")[0])
         try:
             program, *rest = flags.FLAGS(argv)
-        except OSError as error:  # what the flag library raises where a recipe cannot be read
-            raise ValueError(error) from error
+        except (flags.Error, ValueError):
+            raise
+        except Exception as error:  # a recipe is a program, which may fail in any way
+            raise ValueError(f"--config cannot be read: {type(error).__name__}: {error}") from error
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = logging.WARNING  # the checkpoint library reports every file it touches
         if rest:
@@ -57,12 +59,23 @@ def _advice(argument: str) -> str:
     return f"write it with dashes, --{argument.lstrip('-')}" if "=" in argument else "every argument is a --flag=value"
 
 
+class Interrupted(Exception):
+    """A signal ended the program in good order."""
+
+    def __init__(self, signal: int, message: str):
+        super().__init__(message)
+        self.signal = signal
+
+
 @contextmanager
 def _one_line(traceback: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
+    except Interrupted as stop:
+        print(f"stopped: {stop}", file=sys.stderr)
+        sys.exit(128 + stop.signal)
     except MISTAKES as error:
         if traceback:
             raise

@@ -17,7 +17,7 @@ from transformer import data, training
 WORKDIR = flags.DEFINE_string("workdir", None, "A run of experiments.train.")
 STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best (lowest validation loss) or a number.")
 BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 32, "Rows evaluated at a time; changes nothing but speed.", lower_bound=1
+    "batch_size", 32, "Rows evaluated at a time; changes nothing but speed.", lower_bound=1, upper_bound=65_536
 )
 JSON = flags.DEFINE_boolean("json", False, "Print JSON.")
 

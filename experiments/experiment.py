@@ -28,6 +28,8 @@ class Experiment:
     prompts: tuple[str, ...] = ()  # continued when training is over; the last one's next tokens are listed
 
     def __post_init__(self):
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed} cannot work: choose one from 0 to 2**32 - 1")
         if self.model.decoder is None or self.model.encoder is not None:
             raise ValueError("model: predicting the next token needs a decoder alone: set decoder, leave encoder None")
         if self.data.length > self.model.length:

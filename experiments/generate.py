@@ -11,7 +11,6 @@ import sys
 
 import jax
 from absl import flags
-from rich.console import Console
 
 from experiments import command, writing
 from transformer import decoding
@@ -19,11 +18,11 @@ from transformer import decoding
 WORKDIR = flags.DEFINE_string("workdir", None, "A run of experiments.train.")
 STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best (lowest validation loss) or a number.")
 PROMPT = flags.DEFINE_string("prompt", "", "The text to continue.")
-LENGTH = flags.DEFINE_integer("length", 128, "Tokens to add at most.", lower_bound=1)
+LENGTH = flags.DEFINE_integer("length", 128, "Tokens to add at most.", lower_bound=1, upper_bound=1_000_000)
 SAMPLES = flags.DEFINE_integer(
     "samples", 1, "How many continuations to write, each from a seed of its own.", lower_bound=1
 )
-SEED = flags.DEFINE_integer("seed", 0, "Of the random choices.", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 0, "Of the random choices.", lower_bound=0, upper_bound=2**32 - 1)
 GREEDY = flags.DEFINE_boolean("greedy", False, "Always take the likeliest token.")
 TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "Below 1 sharpens the choice, above 1 flattens it.")
 TOP_K = flags.DEFINE_integer("top_k", None, "Choose among the k likeliest tokens.")
@@ -44,7 +43,7 @@ def main() -> None:
             print(piece, end="", flush=True)
         print()
     if NEXT.value:
-        Console().print(writing.next_tokens(PROMPT.value, writing.likeliest(trained, PROMPT.value, NEXT.value)))
+        writing.console().print(writing.next_tokens(PROMPT.value, writing.likeliest(trained, PROMPT.value, NEXT.value)))
 
 
 def method() -> decoding.Method:

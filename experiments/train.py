@@ -3,14 +3,17 @@
     python -m experiments.train --config=experiments/configs/stdlib.py --workdir=runs/stdlib
     python -m experiments.train --config=... --workdir=... --config.training.steps=2000 --parallel=pmap
 
-A working directory that already holds a run resumes it from its last checkpoint.
+A working directory that already holds a run resumes it from its last checkpoint. Ctrl-C and SIGTERM end the step that
+runs, save, and leave.
 """
 
 from __future__ import annotations
 
+import fcntl
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,16 +39,20 @@ def main() -> None:
     experiment = recipe.build(CONFIG)
     if not WORKDIR.value:  # an empty one would be the current folder
         raise ValueError("--workdir is missing: say where the run goes, such as --workdir=runs/NAME")
-    workdir, console = Path(WORKDIR.value), Console(highlight=False, soft_wrap=True)
+    workdir, console = Path(WORKDIR.value), writing.console()
     parallel.check(experiment.training.batch_size, experiment.training.accumulation)
     metrics.extras(TENSORBOARD.value, WANDB.value)
-    with _removed_if_refused(workdir):
-        corpus = data.prepare(experiment.data, workdir / "data")
-        experiment.check_vocabulary(corpus.tokenizer.size)
-        writing.check_prompts(experiment.prompts, corpus.tokenizer)
-        run = Run(experiment, corpus, workdir, console)
-        run.restore()
-    trained = run.train()
+    with ExitStack() as held, _signals() as received:
+        with _removed_if_refused(workdir):
+            held.enter_context(_locked(workdir))
+            corpus = data.prepare(experiment.data, workdir / "data")
+            experiment.check_vocabulary(corpus.tokenizer.size)
+            writing.check_prompts(experiment.prompts, corpus.tokenizer)
+            run = Run(experiment, corpus, workdir, console)
+            run.restore()
+        trained = run.train(stop=lambda: bool(received))
+    if received:
+        raise command.Interrupted(received[0], f"at step {trained.step}; the same command goes on from there")
     writing.report(trained, experiment.prompts, console)
     console.print(f"\ncheckpoint: {workdir / 'checkpoints'}\nmetrics:    {workdir / metrics.FILE}")
 
@@ -92,8 +99,8 @@ class Run:
         if changes:
             raise ValueError(f"{self.workdir} holds a run of another recipe: {'; '.join(changes)}; use a new --workdir")
 
-    def train(self) -> writing.Trained:
-        """Run the loop to its end, evaluate if that did not happen there, and return the model."""
+    def train(self, stop: Callable[[], bool] = lambda: False) -> writing.Trained:
+        """Run the loop to its end or until told to stop, and return the model; at the end, say how good it is."""
         config, corpus, start = self.experiment.training, self.corpus, int(self.state.step)
         self._introduce()
         shares = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -105,15 +112,20 @@ class Run:
         ):
             self.state, results = training.train(
                 self.state, config=config, parallel=self.parallel, batches=batches, evaluate=self._evaluate,
-                checkpoints=checkpoints, recipe=self.recipe, writer=writer, report=bar, rates=self._rates(),
+                checkpoints=checkpoints, recipe=self.recipe, writer=writer, report=bar, rates=self._rates(), stop=stop,
             )  # fmt: skip
         params = self.state.params if self.state.ema is None else self.state.ema
+        trained = writing.Trained(self.experiment, self.model, params, corpus.tokenizer, int(self.state.step))
+        if trained.step < config.steps:
+            return trained
+        if start > config.steps:
+            self.console.print(f"there is nothing to train: the run is at step {start}, beyond steps={config.steps}")
         results = results or self._evaluate(params)
         self.console.print(
             f"\nvalidation: {results['bits_per_byte']:.4f} bits per byte, loss {results['loss']:.4f} nats per token, "
             f"perplexity {results['perplexity']:.2f}, {results['tokens']:,.0f} tokens"
         )
-        return writing.Trained(self.experiment, self.model, params, corpus.tokenizer, int(self.state.step))
+        return trained
 
     def _initial(self) -> training.State:
         tokens = jnp.zeros((1, 1), jnp.int32)
@@ -163,6 +175,37 @@ def _removed_if_refused(workdir: Path) -> Iterator[None]:
             for parent in new[1:]:
                 parent.rmdir()
         raise
+
+
+@contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+    """Hold a working directory, so that two runs never write to one; the lock goes when the process does."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / "lock").open("w") as file:
+        if jax.process_index() == 0:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"{workdir} is in use by another run: wait, or use a new --workdir") from None
+        yield
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The SIGINT or SIGTERM that came, for the loop to look at between steps; a second one ends the process at once."""
+    received: list[int] = []
+
+    def receive(number: int, frame: Any) -> None:
+        received.append(number)
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

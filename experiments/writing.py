@@ -12,6 +12,7 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from experiments.experiment import Experiment
 from transformer import decoding, models, text, training
@@ -106,19 +107,24 @@ def report(trained: Trained, prompts: tuple[str, ...], console: Console, length:
     for index, prompt in enumerate(prompts):
         key = jax.random.fold_in(jax.random.key(trained.experiment.seed), index)
         written = "".join(write(trained, prompt, length, decoding.TopP(0.9, temperature=0.8), key))
-        console.print(f"\n[bold]{index + 1}.[/bold] ", end="")
-        console.print(prompt, style="bold", end="", markup=False)
-        console.print(written, markup=False)
+        console.print(f"\n{index + 1}. {prompt}", style="bold", end="")
+        console.print(written)
     if prompts:
         console.print(next_tokens(prompts[-1], likeliest(trained, prompts[-1])))
 
 
 def next_tokens(prompt: str, rows: list[tuple[str, float]]) -> Table:
     """Tokens and their probabilities as a table."""
-    table = Table("token", "probability", title=f"likeliest next tokens after {prompt!r}", title_justify="left")
+    title = Text(f"likeliest next tokens after {prompt!r}")  # not markup: text may hold [brackets]
+    table = Table("token", "probability", title=title, title_justify="left")
     for token, probability in rows:
-        table.add_row(repr(token), f"{probability:.4f}")
+        table.add_row(Text(repr(token)), f"{probability:.4f}")
     return table
+
+
+def console() -> Console:
+    """A console that prints text as it is."""
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _opened(tokenizer: text.Tokenizer, prompt: str) -> list[int]:

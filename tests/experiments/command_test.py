@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,8 @@ def run(folder, body, *arguments, check="lambda name: None"):
     script = folder / "script.py"
     lines = [
         "import os, signal, sys",
+        # Shells ignore Ctrl-C in what they run in the background, and children inherit that.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",
         f"sys.path.insert(0, {str(ROOT)!r})",
         "from absl import flags",
         "from experiments import command",
@@ -30,9 +31,7 @@ def run(folder, body, *arguments, check="lambda name: None"):
     ]
     script.write_text("\n".join(lines))
     command = [sys.executable, str(script), *arguments]
-    # Shells ignore Ctrl-C in what they run in the background, and children inherit that.
-    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=folder, preexec_fn=heeding)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=folder)
 
 
 def error_line(process):

@@ -271,3 +271,21 @@ def test_values_may_be_wider_than_keys():
     value = jnp.asarray(np.random.default_rng(7).normal(size=(BATCH, KEYS, HEADS, 9)), jnp.float32)
     expected = mix_by_loops(weights_by_loops(scores_by_loops(query, key)), value)
     np.testing.assert_allclose(attention.attend(query, key, value), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("low", [-np.inf, np.finfo(np.float32).min])
+def test_a_key_that_is_scored_out_lets_nothing_through_the_mask(low):
+    scores = jnp.asarray([[[[low, 5.0, 5.0], [low, 1.0, 5.0], [low, low, 5.0]]]])
+    mask = jnp.tril(jnp.ones((3, 3), bool))
+    pattern = np.asarray(attention.weights(scores, mask))[0, 0]
+    assert (pattern[~np.asarray(mask)] == 0).all()
+    np.testing.assert_array_equal(pattern[1], [0, 1, 0])
+    first = 0 if low == -np.inf else 1  # the lowest number is a score like any other, minus infinity is none
+    np.testing.assert_array_equal(pattern[0], [first, 0, 0])
+    gradient = jax.grad(lambda s: jnp.sum(attention.weights(s, mask) ** 2))(scores)
+    assert np.isfinite(gradient).all()
+
+
+def test_without_a_mask_a_row_of_minus_infinity_gets_zeros():
+    scores = jnp.full((1, 1, 1, 3), -jnp.inf)
+    np.testing.assert_array_equal(attention.weights(scores), np.zeros((1, 1, 1, 3)))

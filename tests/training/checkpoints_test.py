@@ -203,3 +203,20 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path):
         restored = checkpoints.restore(jax.eval_shape(lambda: first))
         assert restored.step == 3
         same(run(runner.place_state(restored.state), checkpoints, 6), whole)
+
+
+@pytest.mark.parametrize("character", "*?[")
+def test_a_path_that_would_be_read_as_a_pattern_is_refused(tmp_path, character):
+    with pytest.raises(ValueError, match=r"cannot hold checkpoints: choose a path without"):
+        Checkpoints(tmp_path / f"a{character}b]")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_record_hides_the_best_but_not_the_latest(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for number in (3, 6):
+            checkpoints.save(make(number), RECIPE, loss=float(number))
+    cut(largest(tmp_path / FOLDER / "3" / "record"))
+    assert load_params(tmp_path).step == 6
+    with pytest.raises(ValueError, match=r"checkpoint 3 .* is damaged .* best is not known: choose another step"):
+        load_params(tmp_path, "best")

@@ -54,7 +54,7 @@ def test_a_line_cut_short_by_a_crash_is_dropped(tmp_path):
 def test_damage_in_the_middle_is_an_error_and_loses_nothing(tmp_path):
     path = tmp_path / metrics.FILE
     path.write_text('{"step": 1}\nbroken\n{"step": 2}\n')
-    with pytest.raises(ValueError, match="line 2 is no JSON"):
+    with pytest.raises(ValueError, match="line 2 is no line of metrics"):
         metrics.Writer(tmp_path, 2)
     assert "broken" in path.read_text()
 

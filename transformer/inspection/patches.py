@@ -31,7 +31,7 @@ def resolve(patch: Patch, sites: Mapping[str, Site], config: ModelConfig) -> Pat
     head = head_axis(axes)
     return patch.replace(
         site=name,
-        value=_fit("value", _number(patch.value), patch.site, shape),
+        value=_fit("value", _number(patch.value, patch.site), patch.site, shape),
         layer=_index("layer", layer, depth, patch.site),
         head=_index("head", patch.head, None if head is None else shape[head], patch.site),
         position=_index("position", patch.position, shape[position_axis(axes)], patch.site),
@@ -72,8 +72,12 @@ def _index(argument: str, index: jax.Array | int | None, size: int | None, site:
     return np.int32(index % size)
 
 
-def _number(value: jax.Array | float) -> jax.Array | np.ndarray:
-    return value if isinstance(value, jax.Array) else np.asarray(value, np.float32)
+def _number(value: jax.Array | float, site: str) -> jax.Array | np.ndarray:
+    if isinstance(value, jax.Array):
+        return value
+    if np.asarray(value).dtype.kind not in "fiub":
+        raise ValueError(f"patch at {site}: value must be real numbers, not {value!r}")
+    return np.asarray(value, np.float32)
 
 
 def _booleans(mask: jax.Array, site: str) -> jax.Array | np.ndarray:

@@ -48,26 +48,29 @@ def scores(
 
 
 def weights(scores: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Softmax over keys, in float32. A query with no key that it may attend to gets all zeros.
+    """Softmax over keys, in float32. A query that may attend to no key, or whose scores are all -inf, gets zeros.
 
     Args:
       scores: `[B, H, T, S]`.
       mask: booleans that broadcast to `[B, H, T, S]`, True = may attend; None = everything.
     """
-    scores = scores.astype(jnp.float32)
-    return jax.nn.softmax(scores, axis=-1) if mask is None else _masked_softmax(scores, mask)
+    return _softmax(scores.astype(jnp.float32), mask)
 
 
 @jax.custom_jvp
-def _masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
-    pattern = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min), axis=-1)
-    return jnp.where(jnp.any(mask, axis=-1, keepdims=True), pattern, 0.0)
+def _softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
+    if mask is not None:
+        scores = jnp.where(mask, scores, -jnp.inf)
+    peak = jnp.max(scores, axis=-1, keepdims=True)
+    exponentials = jnp.exp(scores - jnp.where(peak == -jnp.inf, 0.0, peak))
+    total = jnp.sum(exponentials, axis=-1, keepdims=True)
+    return exponentials / jnp.where(total == 0, 1.0, total)
 
 
-@_masked_softmax.defjvp
-def _masked_softmax_jvp(primals, tangents):
+@_softmax.defjvp
+def _softmax_jvp(primals, tangents):
     # What is masked has weight 0, so the rule needs no mask; without it CPUs take half the time for the gradient.
-    pattern, change = _masked_softmax(*primals), tangents[0]
+    pattern, change = _softmax(*primals), tangents[0]
     return pattern, pattern * (change - jnp.sum(pattern * change, axis=-1, keepdims=True))
 
 

@@ -10,7 +10,7 @@ Arrays are written in the background. What is read back is compared with the rec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +44,9 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path, keep: int = 2):
         """Opens `workdir`, keeping the last `keep` checkpoints and the one with the lowest loss."""
-        self._manager = _manager(workdir, keep=keep)
+        self._losses: dict[int, float] = {}
+        self._manager = _manager(workdir, keep, self._losses)
+        self._losses |= _losses(self._manager)
 
     def save(self, state: State, recipe: dict[str, Any], loss: float | None = None) -> None:
         """Starts to save; what goes wrong in the background is raised by the next call.
@@ -68,7 +70,9 @@ class Checkpoints:
         record = {"step": step, "loss": loss, "versions": recipes.versions(), "recipe": hashed, "arrays": arrays}
         items = {part: ocp.args.PyTreeSave(_nest(leaves)) for part, leaves in parts.items()}
         items |= {"recipe": ocp.args.JsonSave(recipe), "record": ocp.args.JsonSave(record)}
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics={"loss": loss})
+        if loss is not None:
+            self._losses[step] = loss
+        self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, abstract: State, step: int | str = "latest") -> Restored | None:
         """Reads a checkpoint back.
@@ -144,30 +148,57 @@ def load_params(workdir: str | Path, step: int | str = "latest") -> Restored:
 
     if not (Path(workdir) / FOLDER).is_dir():
         raise ValueError(f"{workdir} holds no checkpoints: train there first, or name another workdir")
-    manager = _manager(workdir, keep=None)
+    manager = _manager(workdir, None, {})
     try:
         return _restore(manager, step, read)[0]
     finally:
         manager.close()
 
 
-def _manager(workdir: str | Path, keep: int | None) -> ocp.CheckpointManager:
+def _manager(workdir: str | Path, keep: int | None, losses: dict[int, float]) -> ocp.CheckpointManager:
     """A manager that writes or, with `keep` None, only reads."""
+    folder = (Path(workdir) / FOLDER).resolve()
+    if any(character in str(folder) for character in "*?["):  # Orbax would match them as patterns, and lose arrays
+        raise ValueError(f"{str(folder)!r} cannot hold checkpoints: choose a path without *, ? and [")
     policies = ocp.checkpoint_managers
-    kept = policies.AnyPreservationPolicy([policies.LatestN(n=keep), policies.BestN(get_metric_fn=_rank, n=1)])
+    kept = policies.AnyPreservationPolicy([policies.LatestN(n=keep), _Best(losses)])
     options = ocp.CheckpointManagerOptions(
         preservation_policy=kept,
         create=keep is not None,
         cleanup_tmp_directories=keep is not None,
-        best_fn=_rank,
     )
     handlers: dict[str, Any] = {part: ocp.PyTreeCheckpointHandler() for part in PARTS}
     handlers |= {item: ocp.JsonCheckpointHandler() for item in ("recipe", "record")}
-    return ocp.CheckpointManager((Path(workdir) / FOLDER).resolve(), item_handlers=handlers, options=options)
+    return ocp.CheckpointManager(folder, item_handlers=handlers, options=options)
 
 
-def _rank(metrics: dict[str, Any]) -> float:
-    return -math.inf if metrics["loss"] is None else -metrics["loss"]
+class _Best(ocp.checkpoint_managers.PreservationPolicy):
+    """Keeps the checkpoint with the lowest of `losses`, which are by step."""
+
+    def __init__(self, losses: dict[int, float]):
+        self._losses = losses
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        measured = [info.step for info in checkpoints if info.step in self._losses]
+        best = min(reversed(measured), key=self._losses.__getitem__, default=None)  # of equals the newest
+        return [info.step == best for info in checkpoints]
+
+
+def _losses(manager: ocp.CheckpointManager, strict: bool = False) -> dict[int, float]:
+    """By step, what the records say; one that cannot be read is left out, or if `strict` a ValueError."""
+    losses = {}
+    for number in sorted(manager.all_steps()):
+        try:
+            _, record = _json(manager, number)
+        except Exception as error:  # Orbax reports damage in many types of exception
+            if strict:
+                message = f"checkpoint {number} in {manager.directory} is damaged ({error}), so the best is not known"
+                raise ValueError(f"{message}: choose another step") from error
+            continue
+        if record["loss"] is not None:
+            losses[number] = record["loss"]
+    return losses
 
 
 def _restore(manager: ocp.CheckpointManager, step: int | str, read: Read) -> tuple[Restored, list[int]]:
@@ -193,11 +224,10 @@ def _candidates(manager: ocp.CheckpointManager, step: int | str) -> list[int]:
     if step == "latest":
         return steps
     if step == "best":
-        losses = {number: (manager.metrics(number) or {}).get("loss") for number in steps}
-        measured = {number: loss for number, loss in losses.items() if loss is not None}
+        measured = _losses(manager, strict=True)
         if not measured:
             raise ValueError(f"no checkpoint in {manager.directory} has a loss, so none is the best: ask for 'latest'")
-        return [min(measured, key=measured.__getitem__)]
+        return [min(reversed(measured), key=measured.__getitem__)]
     if step not in steps:
         raise ValueError(f"step={step!r} is not in {manager.directory}: choose one of {steps}, 'latest' or 'best'")
     return [step]

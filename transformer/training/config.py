@@ -57,12 +57,17 @@ class Optimizer:
             _require(self.warmup > 0, "optimizer.warmup", self.warmup, "inverse_sqrt peaks at its end: 1 or more")
         _require(0 < self.decay <= 1, "optimizer.decay", self.decay, "it is a share of the steps, in (0, 1]")
         _require(0 <= self.final <= 1, "optimizer.final", self.final, "it is a share of the peak, in [0, 1]")
-        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "it must not be negative")
+        _require(
+            0 <= self.weight_decay < math.inf,
+            "optimizer.weight_decay",
+            self.weight_decay,
+            "it must be finite, 0 or more",
+        )
         _require(self.clip is None or self.clip > 0, "optimizer.clip", self.clip, "it must be positive, or None")
         for name in ("beta1", "beta2", "momentum"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"optimizer.{name}", value, "it is at least 0 and below 1")
-        _require(self.epsilon > 0, "optimizer.epsilon", self.epsilon, "it must be positive")
+        _require(0 < self.epsilon < math.inf, "optimizer.epsilon", self.epsilon, "it must be positive and finite")
         self._refuse_unread("name", OPTIMIZERS)
         self._refuse_unread("schedule", SCHEDULES)
 

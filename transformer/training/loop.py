@@ -42,6 +42,7 @@ def train(
     writer: Writer,
     report: Report,
     rates: Callable[[float], Values] = lambda tokens_per_second: {},
+    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[State, Values]:
     """Steps from `state.step` to `config.steps`, logging, evaluating and saving on the way and at the end.
 
@@ -57,20 +58,23 @@ def train(
       checkpoints: where the state is saved, with `recipe`.
       writer, report: receive each line of metrics.
       rates: more values to log, from tokens per second.
+      stop: asked after every step; once it is true, the state is saved and the loop ends.
 
     Returns:
-      The state after the last step, and the last evaluation's values; none if there was no step left to take.
+      The state after the last step, and the values of the last evaluation, if there was any.
 
     Raises:
       NonFinite: if a step was not finite. Nothing is saved after the step before it.
     """
     step, pending, results, clock, saved = int(state.step), [], {}, _Clock(), int(state.step)
-    while step < config.steps:
+    stopped = False
+    while step < config.steps and not stopped:
         state, metrics = parallel.train(state, parallel.place_batch(next(batches)))
         step += 1
         pending.append(metrics)
-        last = step == config.steps
-        evaluates, saves = (last or step % every == 0 for every in (config.evaluate_every, config.checkpoint_every))
+        last, stopped = step == config.steps, stop()
+        evaluates = last or step % config.evaluate_every == 0
+        saves = last or stopped or step % config.checkpoint_every == 0
         if not (evaluates or saves or step % config.log_every == 0):
             continue
 

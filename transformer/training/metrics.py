@@ -99,9 +99,11 @@ def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise ValueError(line)
         except ValueError:
             if number < len(lines):
-                raise ValueError(f"{path}, line {number} is no JSON: repair it or move the file away") from None
+                raise ValueError(f"{path}, line {number} is no line of metrics: repair it or move it away") from None
             break
         if line.endswith("\n"):
             rows.append((line, row))

@@ -1,7 +1,8 @@
 """Learning rates over time, as optax schedules: functions of the number of updates already made.
 
-Below, s = that number + 1 is the update about to be made, so the first one has a rate above zero and update `steps`
-has the last rate. All rise linearly to the peak over `warmup` updates, `peak * s / warmup`.
+Below, s = that number + 1 is the update about to be made. So the first one has a rate above zero, unless it is the
+only one and falls to zero at once, and update `steps` has the last rate. All rise linearly to the peak over `warmup`
+updates, `peak * s / warmup`.
 """
 
 from __future__ import annotations
