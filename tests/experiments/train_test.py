@@ -1,5 +1,6 @@
 """Training as a user starts it: what it writes, how it goes on, on how many devices, and what it refuses."""
 
+import fcntl
 import re
 import shutil
 import textwrap
@@ -19,7 +20,7 @@ KILLED = """
     def write_and_die(self, step, values):
         write(self, step, values)
         if step == 10:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.{signal})
 
     metrics.Writer.write = write_and_die
     runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
@@ -61,7 +62,7 @@ def test_a_run_ends_with_three_continuations_and_the_ten_likeliest_tokens(traine
 
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(script, tiny, trained, tmp_path):
     killer, workdir = tmp_path / "killed.py", tmp_path / "run"
-    killer.write_text(textwrap.dedent(KILLED))
+    killer.write_text(textwrap.dedent(KILLED).replace("{signal}", "SIGKILL"))
     arguments = (f"--config={tiny / 'recipe.py'}", f"--workdir={workdir}")
     assert script(str(killer), *arguments).returncode == -9
     assert metrics.read(workdir)[-1]["step"] == 10
@@ -70,6 +71,27 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(script, tiny, train
     assert re.search(rf"^resuming {workdir} at step [369]$", process.stdout, re.MULTILINE)
     assert lines(workdir) == lines(trained[0])
     assert process.stdout.split("validation: ")[1].split("checkpoint:")[0] in trained[1].stdout
+
+
+def test_a_run_that_is_told_to_stop_saves_its_step_and_prints_any_prompt_when_it_has_gone_on(script, tiny, tmp_path):
+    stopper, workdir = tmp_path / "stopped.py", tmp_path / "run"
+    stopper.write_text(textwrap.dedent(KILLED).replace("{signal}", "SIGTERM"))
+    arguments = (f"--config={tiny / 'recipe.py'}", f"--workdir={workdir}", "--config.prompts=('[/b] :key:', '[i]')")
+    process = script(str(stopper), *arguments)
+    assert (process.returncode, process.stderr) == (143, "stopped: at step 11; the same command goes on from there\n")
+    process = script(TRAIN, *arguments)
+    assert process.returncode == 0, process.stderr
+    assert f"resuming {workdir} at step 11" in process.stdout
+    assert "\n1. [/b] :key:" in process.stdout and "after '[i]'" in process.stdout
+
+
+def test_a_directory_that_another_run_holds_is_refused(script, tiny, tmp_path):
+    with (tmp_path / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        process = script(TRAIN, f"--config={tiny / 'recipe.py'}", f"--workdir={tmp_path}")
+    assert process.returncode == 2
+    assert process.stderr == f"error: {tmp_path} is in use by another run: wait, or use a new --workdir\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 def test_jit_and_pmap_train_alike_and_resume_each_other(scripts, tiny, tmp_path):
@@ -106,6 +128,7 @@ def test_every_mistake_is_one_line_and_leaves_nothing_behind(scripts, tiny, tmp_
     (tmp_path / "encoder.py").write_text(encoder + "Attention(windows=(4,))))")
     mistakes = {
         "config has no field 'modle': the nearest are model": [recipe, "--config.modle.width=3"],
+        "seed=-1 cannot work": [recipe, "--config.seed=-1"],
         "config.training.optimizer has no field 'learning_rat'": [recipe, "--config.training.optimizer.learning_rat=1"],
         "it is a single value": [recipe, "--config.training.steps.most=3"],
         "--config.training.steps=many": [recipe, "--config.training.steps=many"],
@@ -138,8 +161,8 @@ def test_every_mistake_is_one_line_and_leaves_nothing_behind(scripts, tiny, tmp_
         "data.length=17 exceeds model.length=16": [recipe, "--config.data.length=17"],
     }  # fmt: skip
     requests = [[TRAIN, f"--workdir={tmp_path / 'runs' / 'mine'}", *arguments] for arguments in mistakes.values()]
-    processes = scripts([*requests, [TRAIN, recipe]], devices=4)
-    for said, process in zip([*mistakes, "--workdir is missing"], processes, strict=True):
+    processes = scripts([*requests, [TRAIN, recipe], [TRAIN, recipe, "--workdir="]], devices=4)
+    for said, process in zip([*mistakes, *["--workdir is missing"] * 2], processes, strict=True):
         assert process.returncode == 2, (process.args, process.stderr)
         (line,) = process.stderr.splitlines()
         assert line.startswith("error: ") and said in line

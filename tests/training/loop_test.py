@@ -73,7 +73,8 @@ def run(workdir, config, *, steps=None, state=None, batches=None, evaluate=None,
             evaluate=evaluate or (lambda params: {"loss": 1.0}), checkpoints=checkpoints, recipe=RECIPE, writer=writer,
             report=lambda step, values: seen.append({"step": step, **values}), **options,
         )  # fmt: skip
-    assert results == ({"loss": seen[-1]["validation_loss"]} if seen else {})
+    last = [line["validation_loss"] for line in seen if "validation_loss" in line][-1:]
+    assert list(results.values()) == last
     return after, seen
 
 
@@ -239,3 +240,10 @@ def test_a_run_that_was_stopped_and_resumed_is_one_that_was_not_bit_for_bit(tmp_
         after, _ = run(workdir, CONFIG, state=state, batches=counted(tokens, int(state.step)), **options)
         assert [clockless(row) for row in metrics.read(workdir)] == expected
         jax.tree.map(np.testing.assert_array_equal, after, whole)
+
+
+def test_a_loop_that_is_told_to_stop_saves_the_step_it_took(tmp_path):
+    config, asked = Training(steps=9, log_every=9, evaluate_every=9, checkpoint_every=9), iter([False, True])
+    after, seen = run(tmp_path, config, stop=lambda: next(asked))
+    assert int(after.step) == 2 and saved(tmp_path) == [2]
+    assert [line["step"] for line in seen] == [2] and "validation_loss" not in seen[0]
