@@ -42,7 +42,7 @@ def main() -> None:
     workdir, console = Path(WORKDIR.value), writing.console()
     parallel.check(experiment.training.batch_size, experiment.training.accumulation)
     metrics.extras(TENSORBOARD.value, WANDB.value)
-    with ExitStack() as held, _signals() as received:
+    with ExitStack() as held:
         with _removed_if_refused(workdir):
             held.enter_context(_locked(workdir))
             corpus = data.prepare(experiment.data, workdir / "data")
@@ -50,7 +50,8 @@ def main() -> None:
             writing.check_prompts(experiment.prompts, corpus.tokenizer)
             run = Run(experiment, corpus, workdir, console)
             run.restore()
-        trained = run.train(stop=lambda: bool(received))
+        with _signals() as received:
+            trained = run.train(stop=lambda: bool(received))
     if received:
         raise command.Interrupted(received[0], f"at step {trained.step}; the same command goes on from there")
     writing.report(trained, experiment.prompts, console)
