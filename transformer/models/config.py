@@ -11,7 +11,7 @@ import functools
 import typing
 
 NORMS = ("layer", "rms")
-PLACEMENTS = ("pre", "post")
+PLACEMENTS = ("pre", "post", "both")
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 POSITIONS = ("none", "learned", "sinusoidal", "rotary", "relative", "alibi")
 SCALINGS = ("none", "linear", "ntk", "dynamic", "llama3", "yarn")
@@ -78,6 +78,7 @@ class Scaling:
     original_length: int = 8192  # positions seen in pre-training: dynamic, llama3, yarn
     low: float = 1.0  # llama3: low_freq_factor; yarn: beta_slow
     high: float = 4.0  # llama3: high_freq_factor; yarn: beta_fast
+    magnitude: float | None = None  # yarn: multiplies turned queries and keys; None: 0.1 ln(factor) + 1
 
     def __post_init__(self):
         _check_types(self, "scaling.")
@@ -85,6 +86,9 @@ class Scaling:
         _require(self.factor >= 1.0, "scaling.factor", self.factor, "it must be at least 1")
         _require(self.original_length > 0, "scaling.original_length", self.original_length, "it must be positive")
         _require(0 < self.low < self.high, "scaling.low", self.low, f"it must lie between 0 and high={self.high}")
+        if self.magnitude is not None:
+            _require(self.kind == "yarn", "scaling.magnitude", self.magnitude, "only scaling.kind='yarn' reads it")
+            _require(self.magnitude > 0, "scaling.magnitude", self.magnitude, "it must be positive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +102,7 @@ class Position:
     scaling: Scaling = Scaling()
     buckets: int = 32  # relative: number of distance buckets
     distance: int = 128  # relative: every distance from here on shares the last bucket
+    halves: bool = False  # sinusoidal: all sines and then all cosines, as in tensor2tensor, rather than alternating
 
     def __post_init__(self):
         _check_types(self, "position.")
@@ -108,6 +113,8 @@ class Position:
             self.buckets >= 4 and self.buckets % 2 == 0, "position.buckets", self.buckets, "use an even number >= 4"
         )
         _require(self.distance > self.buckets // 2, "position.distance", self.distance, "it must exceed buckets / 2")
+        splits = self.kind == "sinusoidal" or not self.halves
+        _require(splits, "position.halves", self.halves, "only position.kind='sinusoidal' has sines and cosines")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,15 +168,19 @@ class Mlp:
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """A stack of equal blocks. In `ModelConfig.decoder` it is causal; with an encoder beside it, it cross-attends."""
+    """A stack of equal blocks. In `ModelConfig.decoder` it is causal; with an encoder beside it, it cross-attends.
+
+    Where a half-block's output is not normalised with the residual (`pre` and `both`), a norm follows the last block.
+    """
 
     depth: int = 4
     attention: Attention = Attention()
     mlp: Mlp | None = Mlp()  # None: attention-only blocks
     norm: Norm = Norm()
-    norm_placement: str = "pre"  # pre: x + f(norm(x)), and a norm after the last block; post: norm(x + f(x))
+    norm_placement: str = "pre"  # pre: x + f(norm(x)); post: norm(x + f(x)); both: x + norm(f(norm(x)))
     position: Position = Position()
     embedding_norm: bool = False  # a norm on the embeddings before the first block
+    parallel: bool = False  # x + attention(norm(x)) + mlp(another norm(x)): both halves read the block's input
     dropout: float = 0.0  # on embeddings and on what each half-block adds to the residual
 
     def __post_init__(self):
@@ -177,6 +188,9 @@ class Stack:
         _require(self.depth > 0, "depth", self.depth, "a stack needs at least one layer")
         _one_of("norm_placement", self.norm_placement, PLACEMENTS)
         _probability("dropout", self.dropout)
+        if self.parallel:
+            _require(self.mlp is not None, "parallel", True, "it needs an mlp beside attention")
+            _require(self.norm_placement == "pre", "parallel", True, "it needs norm_placement='pre'")
         period = max(1, len(self.attention.windows))
         _require(self.depth % period == 0, "depth", self.depth, f"it must be a multiple of the {period} windows")
 
@@ -252,6 +266,9 @@ class ModelConfig:
             _require(
                 not any(windows), "encoder.attention.windows", windows, "a window needs a causal mask: use a decoder"
             )
+            crosses_in_parallel = self.decoder is not None and self.decoder.parallel
+            fix = "a block that cross-attends takes its parts in turn: leave it False beside an encoder"
+            _require(not crosses_in_parallel, "decoder.parallel", True, fix)
         pools = self.encoder is not None and self.decoder is None
         _require(pools or not self.pooler, "pooler", self.pooler, "only an encoder without a decoder has a pooler")
 

@@ -179,18 +179,21 @@ def _stack(config: ModelConfig, role: str, stack: Stack, sizes: Sizes) -> list[R
         rows.append(_row(f"{role}/relative/table", "buckets H", sizes))
     if stack.embedding_norm:
         rows += _norm(f"{role}/embedding_norm", stack.norm, "D", sizes)
-    rows += _attention(f"{blocks}/attention", stack, sizes) + _norm(
-        f"{blocks}/attention_norm", stack.norm, "L D", sizes
-    )
+    rows += _attention(f"{blocks}/attention", stack, sizes) + _half_norms(f"{blocks}/attention", stack, sizes)
     if role == "decoder" and config.encoder is not None:
         rows += _attention(f"{blocks}/cross_attention", stack, sizes)
-        rows += _norm(f"{blocks}/cross_norm", stack.norm, "L D", sizes)
+        rows += _half_norms(f"{blocks}/cross", stack, sizes)
     if stack.mlp is not None:
         for name in ("up", "gate") if stack.mlp.gated else ("up",):
             rows += _dense(f"{blocks}/mlp/{name}", "D", "F", stack.mlp.bias, sizes)
         rows += _dense(f"{blocks}/mlp/down", "F", "D", stack.mlp.bias, sizes)
-        rows += _norm(f"{blocks}/mlp_norm", stack.norm, "L D", sizes)
-    return rows + (_norm(f"{role}/final_norm", stack.norm, "D", sizes) if stack.norm_placement == "pre" else [])
+        rows += _half_norms(f"{blocks}/mlp", stack, sizes)
+    return rows + (_norm(f"{role}/final_norm", stack.norm, "D", sizes) if stack.norm_placement != "post" else [])
+
+
+def _half_norms(path: str, stack: Stack, sizes: Sizes) -> list[Row]:
+    names = ("norm", "post_norm") if stack.norm_placement == "both" else ("norm",)
+    return [row for name in names for row in _norm(f"{path}_{name}", stack.norm, "L D", sizes)]
 
 
 def _attention(path: str, stack: Stack, sizes: Sizes) -> list[Row]:

@@ -1,4 +1,7 @@
-"""One block: self-attention, cross-attention where there is a memory, feed-forward; each added to the residual."""
+"""One block: self-attention, cross-attention where there is a memory, feed-forward; each added to the residual.
+
+In a parallel block both halves read the same residual; otherwise each reads what the one before it left.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,11 @@ if TYPE_CHECKING:
 
 
 class Block(nn.Module):
-    """`[B, T, D] -> [B, T, D]`; the residual is read and written by each half in turn.
+    """`[B, T, D] -> [B, T, D]`; each half reads the residual and adds to it.
+
+    Where `config.Stack` says how the halves follow each other and where their norms stand. Sources: post-norm, Vaswani
+    et al. 2017 (arXiv:1706.03762), section 3.1; pre-norm, Xiong et al. 2020 (arXiv:2002.04745); both, Gemma 2
+    (arXiv:2408.00118), section 2; parallel, Black et al. 2022 (arXiv:2204.06745), section 2.1, with a norm for each half.
 
     Attributes:
       crosses: whether the block attends to a memory between self-attention and feed-forward.
@@ -43,27 +50,35 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, Cache | None]:
         """Everything but `x` is as in `MultiHeadAttention`; `memory` is `[B, S, D]`, or None if the cache holds it."""
         parts = (self.config, self.stack)
-        x = tap("residual_pre", x)
+        x = block_input = tap("residual_pre", x)
 
         attention = MultiHeadAttention(*parts, name="attention")
-        x, cache = self._half("attention_norm", x, lambda h: attention(h, view, tap, cache, layer, train), train)
-        x = tap("residual_mid", x)
+        added, cache = self._half("attention", x, lambda h: attention(h, view, tap, cache, layer, train))
+        x = tap("residual_mid", self._add("attention", x, added, train))
 
         if self.crosses:
             cross, under = MultiHeadAttention(*parts, name="cross_attention"), tap.under("cross")
             attend = lambda h: cross.cross(h, memory, cross_view, under, cache, layer, train)  # noqa: E731
-            x, cache = self._half("cross_norm", x, attend, train)
-            x = tap("residual_cross", x)
+            added, cache = self._half("cross", x, attend)
+            x = tap("residual_cross", self._add("cross", x, added, train))
 
         if self.stack.mlp is not None:
             mlp = FeedForward(*parts, name="mlp")
-            x, _ = self._half("mlp_norm", x, lambda h: (mlp(h, tap.under("mlp"), train), None), train)
+            seen = block_input if self.stack.parallel else x
+            added, _ = self._half("mlp", seen, lambda h: (mlp(h, tap.under("mlp"), train), None))
+            x = self._add("mlp", x, added, train)
         return tap("residual_post", x), cache
 
-    def _half(self, name: str, x: jax.Array, part: Callable, train: bool) -> tuple[jax.Array, Cache | None]:
-        """Pre-norm: x + part(norm(x)). Post-norm: norm(x + part(x))."""
-        norm = Normalize(self.config, self.stack.norm, name=name)
-        pre = self.stack.norm_placement == "pre"
-        out, cache = part(norm(x) if pre else x)
-        x = x + nn.Dropout(self.stack.dropout, deterministic=not train)(out)
-        return (x if pre else norm(x)), cache
+    def _half(self, name: str, x: jax.Array, part: Callable) -> tuple[jax.Array, Cache | None]:
+        """What a half makes of the residual: part(x), part(norm(x)) or norm(part(norm(x)))."""
+        placement = self.stack.norm_placement
+        out, cache = part(x if placement == "post" else self._norm(f"{name}_norm")(x))
+        return (self._norm(f"{name}_post_norm")(out) if placement == "both" else out), cache
+
+    def _add(self, name: str, x: jax.Array, added: jax.Array, train: bool) -> jax.Array:
+        """The residual after a half."""
+        x = x + nn.Dropout(self.stack.dropout, deterministic=not train)(added)
+        return self._norm(f"{name}_norm")(x) if self.stack.norm_placement == "post" else x
+
+    def _norm(self, name: str) -> Normalize:
+        return Normalize(self.config, self.stack.norm, name=name)

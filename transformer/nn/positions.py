@@ -70,6 +70,7 @@ def rotation(config: ModelConfig, stack: Stack, positions: jax.Array):
         original_length=scaling.original_length,
         low=scaling.low,
         high=scaling.high,
+        magnitude=scaling.magnitude,
         length=jnp.max(positions) + 1 if scaling.kind == "dynamic" else None,
     )
     return lambda heads: ops.rotate(heads, positions, frequencies, magnitude)

@@ -86,7 +86,7 @@ class Layers(nn.Module):
         x = self._embed(x, positions, tap.under(self.role), train)
         views = self._views(mask, slots, positions, *keys)
         x, cache = self._scan(x, memory, views, View(memory_mask), cache, tap, train)
-        if self.stack.norm_placement == "pre":
+        if self.stack.norm_placement != "post":
             x = Normalize(self.config, self.stack.norm, name="final_norm")(x)
         if cache is not None:
             cache = cache.replace(length=cache.length + length)
@@ -100,7 +100,7 @@ class Layers(nn.Module):
             added = PositionEmbedding(self.config, name="positions")(positions)
             x = x + tap("positions", jnp.broadcast_to(added, x.shape))
         elif stack.position.kind == "sinusoidal":
-            added = ops.sinusoid(positions, width, stack.position.base).astype(x.dtype)
+            added = ops.sinusoid(positions, width, stack.position.base, halves=stack.position.halves).astype(x.dtype)
             x = x + tap("positions", jnp.broadcast_to(added, x.shape))
         if stack.embedding_norm:
             x = Normalize(self.config, stack.norm, name="embedding_norm")(x)

@@ -14,15 +14,20 @@ import numpy as np
 SCALINGS = ("none", "linear", "ntk", "dynamic", "llama3", "yarn")
 
 
-def sinusoid(positions: jax.Array, width: int, base: float = 10_000.0) -> jax.Array:
+def sinusoid(positions: jax.Array, width: int, base: float = 10_000.0, *, halves: bool = False) -> jax.Array:
     """Sines and cosines of geometrically spaced wavelengths, Vaswani et al. 2017 (arXiv:1706.03762), section 3.5.
 
         out[2i] = sin(position / base^(2i / width)),  out[2i + 1] = cos(position / base^(2i / width))
+
+    or, in `halves`, the same numbers with all sines before all cosines, as tensor2tensor and Marian arrange them:
+
+        out[i] = sin(position / base^(2i / width)),  out[width / 2 + i] = cos(position / base^(2i / width))
 
     Args:
       positions: `[..., T]` numbers.
       width: the features of one position; even.
       base: wavelengths run from 2 pi to almost `base * 2 pi`.
+      halves: sines in the first half of the features and cosines in the second, rather than alternating.
 
     Returns:
       `[..., T, width]` in float32.
@@ -33,6 +38,8 @@ def sinusoid(positions: jax.Array, width: int, base: float = 10_000.0) -> jax.Ar
     _check_even(width)
     frequencies = jnp.asarray(_geometric(width, base), jnp.float32)
     angles = jnp.asarray(positions, jnp.float32)[..., None] * frequencies  # [..., T, width / 2]
+    if halves:
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
     return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*angles.shape[:-1], width)
 
 
@@ -45,6 +52,7 @@ def rotary_frequencies(
     original_length: int | None = None,
     low: float | None = None,
     high: float | None = None,
+    magnitude: float | None = None,
     length: int | jax.Array | None = None,
 ) -> tuple[jax.Array, float]:
     """The angle by which each pair of features turns from one position to the next, for `rotate`.
@@ -64,7 +72,7 @@ def rotary_frequencies(
         `high` times are left alone, and a straight line in the number of turns joins the two. Grattafiori et al. 2024
         (arXiv:2407.21783) in its released code.
       yarn: as llama3 with `low` = beta_slow and `high` = beta_fast, but the line is straight in the pair's index
-        (rounded outwards), and queries and keys grow by 0.1 ln(factor) + 1. Peng et al. 2023, sections 3.2 to 3.4.
+        (rounded outwards), and queries and keys are multiplied by `magnitude`. Peng et al. 2023, sections 3.2 to 3.4.
 
     Args:
       width: the number of features that turn; even.
@@ -73,6 +81,7 @@ def rotary_frequencies(
       factor: the stretch; at least 1.
       original_length: positions seen in training; needed by dynamic, llama3 and yarn.
       low, high: turns within the original length, `0 < low < high`; needed by llama3 and yarn.
+      magnitude: yarn only: the factor of turned queries and keys; None is 0.1 ln(factor) + 1.
       length: dynamic only: how many positions are in use, an integer or a traced scalar; None is the original length.
 
     Returns:
@@ -81,7 +90,7 @@ def rotary_frequencies(
     Raises:
       ValueError: if an argument is out of range, or one is missing that `kind` needs.
     """
-    _check_scaling(width, kind, factor, original_length, low, high)
+    _check_scaling(width, kind, factor, original_length, low, high, magnitude)
     if kind == "ntk":
         return _rebased(width, base, factor), 1.0
     if kind == "dynamic":
@@ -96,7 +105,8 @@ def rotary_frequencies(
     elif kind == "yarn":
         kept = _yarn_ramp(width, base, original_length, low, high)
     frequencies = frequencies * (kept + (1 - kept) / factor)
-    magnitude = 0.1 * math.log(factor) + 1.0 if kind == "yarn" else 1.0
+    if magnitude is None:
+        magnitude = 0.1 * math.log(factor) + 1.0 if kind == "yarn" else 1.0
     return jnp.asarray(frequencies, jnp.float32), magnitude
 
 
@@ -226,7 +236,13 @@ def _check_even(width: int) -> None:
 
 
 def _check_scaling(
-    width: int, kind: str, factor: float, original_length: int | None, low: float | None, high: float | None
+    width: int,
+    kind: str,
+    factor: float,
+    original_length: int | None,
+    low: float | None,
+    high: float | None,
+    magnitude: float | None,
 ) -> None:
     _check_even(width)
     if kind not in SCALINGS:
@@ -239,6 +255,8 @@ def _check_scaling(
         raise ValueError(f"original_length={original_length}: kind={kind!r} needs the positive length of training")
     if kind in ("llama3", "yarn") and (low is None or high is None or not 0 < low < high):
         raise ValueError(f"low={low}, high={high}: kind={kind!r} needs both, 0 < low < high")
+    if magnitude is not None and (kind != "yarn" or not magnitude > 0):
+        raise ValueError(f"magnitude={magnitude}, kind={kind!r}: only yarn takes one, and it is positive; pass None")
 
 
 def _check_rotate(x: jax.Array, positions: jax.Array, frequencies: jax.Array) -> None:

@@ -1,0 +1,20 @@
+"""The published families, one file each. Where several have a model, the first of them is the one that it is saved as."""
+
+from transformer.interop.families import (
+    bert,
+    gemma,
+    gemma2,
+    gpt2,
+    gpt_neox,
+    llama,
+    marian,
+    mistral,
+    qwen2,
+    qwen3,
+    roberta,
+    t5,
+)
+from transformer.interop.family import Family
+
+_FILES = (gpt2, gpt_neox, llama, mistral, qwen2, qwen3, gemma, gemma2, roberta, bert, t5, marian)
+FAMILIES: dict[str, Family] = {file.FAMILY.name: file.FAMILY for file in _FILES}

@@ -1,0 +1,70 @@
+"""Gemma 2 (Gemma Team 2024, arXiv:2408.00118): soft caps, windows in every other layer, norms before and after."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from transformer.interop.families import gemma, lineage
+from transformer.interop.family import Family, Found
+from transformer.interop.fields import ACTIVATIONS, Fields
+from transformer.models.config import Attention, ModelConfig
+
+NORMS = {
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "attention_post_norm",
+    "pre_feedforward_layernorm": "mlp_norm",
+    "post_feedforward_layernorm": "mlp_post_norm",
+}
+
+
+def read(fields: Fields, found: Found) -> ModelConfig:
+    """Our config from theirs."""
+    fields.ignore("hidden_act")  # an older name that the publisher's library does not read here
+    activation = fields.choose("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh")
+    depth = fields.size("num_hidden_layers")
+    window = fields.take("sliding_window", 4096, (int, type(None)))
+    attention = Attention(
+        scale=fields.take("query_pre_attn_scalar", 256, float) ** -0.5,
+        softcap=_cap(fields, "attn_logit_softcapping", 50.0),
+        windows=lineage.windows(fields, window, [layer % 2 == 0 for layer in range(depth)]),
+    )
+    config = gemma.decoder(fields, attention, activation, norm_placement="both")
+    readout = dataclasses.replace(config.readout, softcap=_cap(fields, "final_logit_softcapping", 30.0))
+    return dataclasses.replace(config, readout=readout)
+
+
+def _cap(fields: Fields, name: str, default: float) -> float | None:
+    cap = fields.take(name, default, (int, float, type(None)))
+    return None if cap is None else float(cap)
+
+
+def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
+    """Their config from ours."""
+    attention = config.decoder.attention
+    fields = lineage.write(config) | lineage.write_windows(config.decoder)
+    scale = config.head_width(config.decoder) ** -0.5 if attention.scale is None else attention.scale
+    squared = scale**-2
+    return fields | {
+        "hidden_activation": fields.pop("hidden_act"),
+        "attention_bias": attention.bias,
+        "query_pre_attn_scalar": round(squared) if abs(squared - round(squared)) < 1e-6 * squared else squared,
+        "attn_logit_softcapping": attention.softcap,
+        "final_logit_softcapping": config.readout.softcap,
+    }
+
+
+FAMILY = Family(
+    "gemma2",
+    ("decoder",),
+    read,
+    write,
+    partial(lineage.rows, norms=NORMS),
+    lambda config: "Gemma2ForCausalLM",
+    prefix=lineage.PREFIX,
+    heads=lineage.HEADS,
+    redundant=lineage.REDUNDANT,
+    copies=lineage.COPIES,
+)

@@ -1,0 +1,40 @@
+"""Mistral 7B (Jiang et al. 2023, arXiv:2310.06825): Llama with grouped heads and a window in every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformer.interop.families import lineage
+from transformer.interop.family import Family, Found
+from transformer.interop.fields import Fields
+from transformer.models.config import Attention, Mlp, ModelConfig
+
+
+def read(fields: Fields, found: Found) -> ModelConfig:
+    """Our config from theirs."""
+    window = fields.size("sliding_window", 4096) if fields.values.get("sliding_window", 4096) is not None else None
+    fields.ignore("sliding_window")
+    attention = Attention(windows=() if window is None else (window,))
+    return lineage.read(fields, attention, mlp=Mlp(activation=lineage.activation(fields)))
+
+
+def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
+    """Their config from ours."""
+    fields = lineage.write_windows(config.decoder)
+    del fields["layer_types"]  # all alike
+    return lineage.write(config) | fields
+
+
+FAMILY = Family(
+    "mistral",
+    ("decoder",),
+    read,
+    write,
+    lineage.rows,
+    lambda config: "MistralForCausalLM",
+    prefix=lineage.PREFIX,
+    heads=lineage.HEADS,
+    redundant=lineage.REDUNDANT,
+    copies=lineage.COPIES,
+)

@@ -1,0 +1,73 @@
+"""RoBERTa (Liu et al. 2019, arXiv:1907.11692): BERT whose positions count from the id of padding plus one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformer.interop.families import bert
+from transformer.interop.family import Family, Found
+from transformer.interop.fields import Fields
+from transformer.interop.rows import Row, linear, norm
+from transformer.models.config import ModelConfig
+
+PAD = 1  # the id of padding where the fields leave it out
+HEAD = "lm_head"
+
+
+def _skip(fields: Mapping[str, Any]) -> int:
+    """Rows of the position table that no token has."""
+    return fields.get("pad_token_id", PAD) + 1
+
+
+def read(fields: Fields, found: Found) -> ModelConfig:
+    """Our config from theirs; heads are told by their tensors."""
+    fields.size("pad_token_id", PAD)
+    length = fields.size("max_position_embeddings") - _skip(fields.values)
+    if length < 1:
+        raise ValueError(f"{fields.where}: max_position_embeddings leaves no position beyond pad_token_id: restore it")
+    head = f"{HEAD}.dense.weight" in found
+    if head:
+        fields.expect("hidden_act", "gelu")  # the head has GELU whatever the blocks have
+    return bert.encoder(fields, length=length, head=head, pooler="roberta.pooler.dense.weight" in found)
+
+
+def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
+    """Their config from ours."""
+    if config.readout.transform and config.encoder.mlp.activation != "gelu":
+        raise ValueError(f"encoder.mlp.activation={config.encoder.mlp.activation!r} below a read-out with transform")
+    if config.readout.transform and config.pooler:
+        raise ValueError("pooler=True beside a read-out with transform")
+    fields = bert.write(config, ids) | {"pad_token_id": ids.get("pad_token_id", PAD)}
+    return fields | {"max_position_embeddings": config.length + _skip(fields)}
+
+
+def rows(config: ModelConfig, fields: Mapping[str, Any]) -> list[Row]:
+    """Their tensors and ours."""
+    table = bert.body("roberta", config, _skip(fields))
+    if config.readout.transform:
+        table += linear(f"{HEAD}.dense", "readout/transform", "E D -> D E", bias=True)
+        table += norm(f"{HEAD}.layer_norm", "readout/norm", bias=True)
+        table += bert.readout(HEAD, config.readout.tied)
+    return table
+
+
+FAMILY = Family(
+    "roberta",
+    ("encoder",),
+    read,
+    write,
+    rows,
+    lambda config: "RobertaForMaskedLM" if config.readout.transform else "RobertaModel",
+    likely=lambda config: config.token_types == 1,  # as published; BERT has two
+    prefix="roberta.",
+    heads=("lm_head.",),
+    redundant={
+        r"roberta\.embeddings\.(position|token_type)_ids": "counts from 0, and zeros",
+        r"lm_head\.bias": "not read beside a matrix of its own, which has another bias",
+    },
+    copies={
+        f"{HEAD}.decoder.weight": "roberta.embeddings.word_embeddings.weight",
+        f"{HEAD}.decoder.bias": f"{HEAD}.bias",
+    },
+)

@@ -1,0 +1,55 @@
+"""A folder on this machine, or a model on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+
+NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.spm")
+SECONDS = 5.0  # before a network that does not answer counts as none
+
+
+def resolve(folder: str | os.PathLike[str], config: str) -> pathlib.Path:
+    """The folder itself, or, for the name of a model on the hub, the folder that it was fetched to.
+
+    Raises:
+      FileNotFoundError: if there is neither.
+      ValueError: if a folder holds no `config.json`.
+      ImportError: if the extra is missing that fetching needs.
+    """
+    path = pathlib.Path(folder)
+    if path.is_dir():
+        if not (path / config).is_file():
+            raise ValueError(f"folder={str(path)!r} holds no {config}: name a folder of a pretrained model")
+        return path
+    if path.exists():
+        raise ValueError(f"folder={str(path)!r} is a file: name the folder that holds {config}")
+    name = str(folder)
+    if not NAME.fullmatch(name) or name.startswith("."):
+        raise FileNotFoundError(f"folder={name!r} does not exist, and is no name of a model on the hub (owner/name)")
+    return pathlib.Path(_fetched(name))
+
+
+def _fetched(name: str) -> str:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise FileNotFoundError(
+            f"folder={name!r} does not exist; to fetch a model of that name from the Hugging Face hub, install the "
+            "extra: pip install 'transformer-research[hub]'"
+        ) from None
+    try:
+        # Asked first and once, as fetching would try a network that is not there again and again.
+        huggingface_hub.HfApi().model_info(name, timeout=SECONDS)
+        return huggingface_hub.snapshot_download(name, allow_patterns=list(FILES))
+    except Exception as error:  # the library raises what its HTTP client raises
+        reason = type(error).__name__
+    try:
+        return huggingface_hub.snapshot_download(name, allow_patterns=list(FILES), local_files_only=True)
+    except Exception:
+        raise FileNotFoundError(
+            f"folder={name!r} does not exist here, and the Hugging Face hub did not give a model of that name "
+            f"({reason}): check the name and the network, or name a folder"
+        ) from None

@@ -1,0 +1,221 @@
+"""A Hugging Face folder as one of our models."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer import text
+from transformer.interop import hub, weights
+from transformer.interop.families import FAMILIES
+from transformer.interop.family import Family
+from transformer.interop.fields import Fields
+from transformer.interop.rows import Row, Shape
+from transformer.interop.weights import Tensor
+from transformer.models.config import DTYPES, ModelConfig
+from transformer.models.transformer import Transformer
+
+CONFIG = "config.json"
+ALIGNMENT = 64  # bytes; JAX on a CPU then takes an array as it lies, without copying it
+
+Place = Callable[[np.ndarray], Any]
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a folder with a `config.json`."""
+    return (pathlib.Path(path) / CONFIG).is_file()
+
+
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    dtype: str = "float32",
+    param_dtype: str | None = None,
+    place: Place = jnp.asarray,
+) -> tuple[Transformer, dict, text.Tokenizer | None]:
+    """A pretrained model from a folder in the format of Hugging Face, or from the hub.
+
+        model, params, tokenizer = interop.load("path/to/gpt2")
+        logits = model.apply({"params": params}, tokenizer.encode("The mole dug")[None])
+
+    Tensors are read one by one into their places, so that memory stays near the size of the parameters.
+
+    Args:
+      folder: holds `config.json`, `*.safetensors` and usually a tokenizer; or the name of a model on the hub.
+      dtype: of activations and matrix products.
+      param_dtype: of the parameters; None keeps what is on disk.
+      place: what becomes of each parameter once it is read, such as its way to devices; `lambda x: x` leaves it on the
+        host.
+
+    Returns:
+      The model, its parameters, and its tokenizer or None where the folder has none.
+
+    Raises:
+      FileNotFoundError: if there is no such folder, or no weights in it.
+      ValueError: if a field of the config or a tensor is not understood, missing, left over or of the wrong shape, or a
+        file is damaged. Nothing is ever unpickled.
+    """
+    for name, value in (("dtype", dtype), ("param_dtype", param_dtype or dtype)):
+        if value not in DTYPES:
+            raise ValueError(f"{name}={value!r}: choose one of {', '.join(DTYPES)}")
+    folder = hub.resolve(folder, CONFIG)
+    fields = _fields(folder)
+    family = fields.choose("model_type", FAMILIES)
+    found = _Found(family, weights.tensors(folder))
+    try:
+        config = family.read(fields, found)
+    except ValueError as error:  # what our config refuses does not know of the file
+        where = "" if fields.where in str(error) else f"{fields.where}: "
+        raise ValueError(f"{where}{error}") from None
+    fields.finish()
+    rows = family.rows(config, fields.values)
+    wanted = _wanted(rows, config, found, folder)
+    stored = functools.reduce(jnp.promote_types, {tensor.dtype for tensor in wanted.values()})
+    config = dataclasses.replace(config, dtype=dtype, param_dtype=param_dtype or jnp.dtype(stored).name)
+    tokenizer = _tokenizer(folder)  # before what takes long
+    return Transformer(config), _params(rows, config, wanted, place), tokenizer
+
+
+def shapes(config: ModelConfig) -> dict[str, Shape]:
+    """The shape of every parameter of a model, by path."""
+    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    source = token if config.encoder is not None and config.decoder is not None else None
+    tree = jax.eval_shape(Transformer(config).init, jax.random.key(0), token, source=source)["params"]
+    return {path: leaf.shape for path, leaf in flatten(tree).items()}
+
+
+def flatten(params: dict) -> dict[str, Any]:
+    """The leaves of a tree of parameters by path."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _fields(folder: pathlib.Path) -> Fields:
+    path = folder / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}): fetch it again") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no JSON object: fetch it again")
+    return Fields(values, str(path))
+
+
+class _Found(Mapping):
+    """Tensors by the names that the family's table uses."""
+
+    def __init__(self, family: Family, tensors: Mapping[str, Tensor]):
+        self.family, self._tensors = family, {}
+        for name, tensor in tensors.items():
+            name = _canonical(family, name)
+            if name in self._tensors:
+                one = self._tensors[name].name
+                raise ValueError(f"{tensor.path}: {tensor.name} and {one} are the same tensor: keep one")
+            self._tensors[name] = tensor
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self):
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether two tensors hold the same numbers."""
+        if one not in self or other not in self or self[one].shape != self[other].shape:
+            return False
+        pairs = zip(self[one].pieces(), self[other].pieces(), strict=True)
+        return all(np.array_equal(piece, fellow) for (_, piece), (_, fellow) in pairs)
+
+
+def _canonical(family: Family, name: str) -> str:
+    """A tensor's name as the table has it: today's, and with the prefix that files of a bare body lack."""
+    for old, new in family.renames.items():
+        name = re.sub(old, new, name)
+    return name if name.startswith((family.prefix, *family.heads)) else family.prefix + name
+
+
+def _wanted(rows: list[Row], config: ModelConfig, found: _Found, folder: pathlib.Path) -> dict[str, Tensor]:
+    """The tensors that the table names; raises ValueError at the first one missing, left over or misshapen."""
+    sizes, wanted = shapes(config), {}
+    for row in rows:
+        for name, _ in row.names(sizes):
+            tensor = found.get(name, found.get(row.instead))
+            if tensor is None:
+                raise ValueError(f"{folder}: the tensor {name!r} is missing: fetch the weights again")
+            shape = row.shape(sizes)
+            if tensor.shape != shape:
+                raise ValueError(f"{tensor.path}: {tensor.name} has shape {tensor.shape}; {CONFIG} asks for {shape}")
+            weights.check_type(tensor)
+            wanted[name] = tensor
+    _check_rest({name: tensor for name, tensor in found.items() if tensor not in wanted.values()}, wanted, found)
+    return wanted
+
+
+def _check_rest(rest: Mapping[str, Tensor], wanted: Mapping[str, Tensor], found: _Found) -> None:
+    """Raises ValueError at the first tensor that nothing reads, unless it says nothing or says it again."""
+    family = found.family
+    for name, tensor in rest.items():
+        if any(re.fullmatch(pattern, name) for pattern in family.redundant):
+            continue
+        original = family.copies.get(name)
+        if original not in wanted:
+            raise ValueError(f"{tensor.path}: {tensor.name} is left over: the model of {CONFIG} has no place for it")
+        if not found.same(name, original):
+            fellow = found[original].name
+            raise ValueError(f"{tensor.path}: {tensor.name} differs from {fellow}, but {CONFIG} says that it repeats it")
+
+
+def _params(rows: list[Row], config: ModelConfig, found: Mapping[str, Tensor], place: Place) -> dict:
+    """The tree of parameters; each is placed as soon as it is whole, so that host and devices share the burden."""
+    sizes, dtype = shapes(config), jnp.dtype(config.param_dtype)
+    ours: dict[str, np.ndarray] = {}
+    tree: dict = {}
+    for row in rows:
+        ours |= {path: _aligned(sizes[path], dtype) for path in row.paths}
+        for name, layer in row.names(sizes):
+            _fill(row, row.views(ours, layer), found[name])
+        for path in row.paths:
+            *parents, last = path.split("/")
+            node = functools.reduce(lambda node, parent: node.setdefault(parent, {}), parents, tree)
+            node[last] = place(ours.pop(path))
+    return tree
+
+
+def _fill(row: Row, ours: list[np.ndarray], tensor: Tensor) -> None:
+    target = row.target(ours[0])
+    if target is None:
+        for array, read in zip(ours, row.read(tensor.read(), ours[0].shape), strict=True):
+            array[...] = read
+        return
+    for place, piece in tensor.pieces():
+        kept = piece[max(row.skip - place.start, 0) :]
+        start = max(place.start - row.skip, 0)
+        target[start : start + len(kept)] = kept
+
+
+def _aligned(shape: Shape, dtype: np.dtype) -> np.ndarray:
+    """An empty array at an address that JAX can use in place."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + size].view(dtype).reshape(shape)
+
+
+def _tokenizer(folder: pathlib.Path) -> text.Tokenizer | None:
+    try:
+        return text.load(folder)
+    except FileNotFoundError:
+        return None

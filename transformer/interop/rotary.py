@@ -1,0 +1,89 @@
+"""Rotary positions in a published `config.json`: a base and, beyond the trained length, a scaling.
+
+Both forms are read: `rope_theta` beside `rope_scaling`, and the newer `rope_parameters` that holds all of it. The older
+form is written, as newer programs understand it too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from transformer.interop.fields import Fields
+from transformer.models.config import ModelConfig, Position, Scaling, Stack
+
+KINDS = {"default": "none", "linear": "linear", "dynamic": "dynamic", "llama3": "llama3", "yarn": "yarn"}
+
+
+def read(fields: Fields, length: int, head_width: int, base: float = 10_000.0, fraction: float = 1.0) -> Position:
+    """The positions that a config describes.
+
+    Args:
+      fields: of the config.
+      length: the longest sequence.
+      head_width: K.
+      base, fraction: what the architecture takes where the config says nothing.
+
+    Raises:
+      ValueError: if a field or a kind of scaling has no counterpart.
+    """
+    base, scaling = fields.take("rope_theta", base, (int, float)), fields.take("rope_scaling", None, (dict, type(None)))
+    parameters = fields.take("rope_parameters", None, (dict, type(None)))
+    inner = Fields(parameters or scaling or {}, f"{fields.where}: rope_parameters" if parameters else fields.where)
+    if any(isinstance(value, dict) for value in inner.values.values()):
+        raise ValueError(f"{inner.where} differ between layers, which has no counterpart here")
+    base = float(inner.take("rope_theta", base, (int, float)))
+    turned = int(head_width * inner.take("partial_rotary_factor", fraction, (int, float)))
+    scaled = _scaling(inner, length)
+    inner.finish()
+    return Position("rotary", base, turned / head_width, scaled)
+
+
+def _scaling(inner: Fields, length: int) -> Scaling:
+    legacy = inner.take("type", "default")
+    kind = inner.choose("rope_type", KINDS, legacy)
+    if kind == "none":
+        return Scaling()
+    factor = float(inner.take("factor", kind=(int, float)))
+    if kind == "linear":
+        return Scaling("linear", factor)
+    original = inner.take("original_max_position_embeddings", length, int)
+    if kind == "dynamic":  # which the publisher's library measures against the longest sequence
+        return Scaling("dynamic", factor, length)
+    if kind == "llama3":
+        low, high = (float(inner.take(f"{name}_freq_factor", kind=(int, float))) for name in ("low", "high"))
+        return Scaling("llama3", factor, original, low, high)
+    inner.expect("truncate", True)
+    low, high = (inner.take(f"beta_{name}", default, (int, float)) for name, default in (("slow", 1.0), ("fast", 32.0)))
+    return Scaling("yarn", factor, original, float(low), float(high), _magnitude(inner, factor))
+
+
+def _magnitude(inner: Fields, factor: float) -> float | None:
+    """What turned queries and keys are multiplied by; None for what the paper says."""
+    number = (int, float, type(None))
+    given, over, under = (inner.take(name, None, number) for name in ("attention_factor", "mscale", "mscale_all_dim"))
+    if given is not None:
+        return float(given)
+    return _growth(factor, over) / _growth(factor, under) if over and under else None
+
+
+def _growth(factor: float, scale: float) -> float:
+    return 0.1 * scale * math.log(factor) + 1.0
+
+
+def write(config: ModelConfig, stack: Stack) -> dict[str, Any]:
+    """The fields of a stack's rotary positions; raises ValueError if it has other ones or a scaling without a name."""
+    position, scaling = stack.position, stack.position.scaling
+    if position.kind != "rotary":
+        raise ValueError(f"position.kind={position.kind!r}")
+    if scaling.kind not in KINDS.values():
+        raise ValueError(f"position.scaling.kind={scaling.kind!r}")
+    fields: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling.kind in ("llama3", "yarn"):
+        fields["original_max_position_embeddings"] = scaling.original_length
+    if scaling.kind == "llama3":
+        fields |= {"low_freq_factor": scaling.low, "high_freq_factor": scaling.high}
+    if scaling.kind == "yarn":
+        fields |= {"beta_slow": scaling.low, "beta_fast": scaling.high, "attention_factor": scaling.magnitude}
+    fields = {name: value for name, value in fields.items() if value is not None}
+    return {"rope_theta": position.base, "rope_scaling": None if scaling.kind == "none" else fields}
