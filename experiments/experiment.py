@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
 from transformer.data.config import Data
-from transformer.models.config import ModelConfig
+from transformer.models.config import ModelConfig, Stack
 from transformer.training.config import Training
 
 
@@ -26,10 +26,16 @@ class Experiment:
     training: Training = Training()
     seed: int = 0
     prompts: tuple[str, ...] = ()  # continued when training is over; the last one's next tokens are listed
+    initial: str | None = None  # a pretrained folder, or a run, whose model and tokenizer training begins with
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed} cannot work: choose one from 0 to 2**32 - 1")
+        if self.initial is None:  # otherwise the model is another one, which `beginning_with` checks
+            self.check()
+
+    def check(self) -> None:
+        """Raises ValueError unless model, data and training fit each other."""
         if self.model.decoder is None or self.model.encoder is not None:
             raise ValueError("model: predicting the next token needs a decoder alone: set decoder, leave encoder None")
         if self.data.length > self.model.length:
@@ -47,6 +53,31 @@ class Experiment:
             fix = f"set --config.model.vocab={size} or more, or choose a smaller tokenizer"
             raise ValueError(f"model.vocab={self.model.vocab} is too small for the tokenizer's {size} entries: {fix}")
 
+    def beginning_with(self, model: ModelConfig, tokenizer: str) -> Experiment:
+        """This experiment with the architecture and the tokenizer of `initial`.
+
+        What only training reads stays the recipe's: dropout rates, dtypes, unroll and rematerialisation.
+
+        Args:
+          model: the config of `initial`.
+          tokenizer: the folder of its tokenizer, taken unless the recipe names one.
+
+        Raises:
+          ValueError: if model, data and training do not fit each other.
+        """
+        read = {name: getattr(self.model, name) for name in ("dtype", "param_dtype", "remat", "init")}
+        decoder, unroll = model.decoder, self.model.unroll
+        if decoder is not None:
+            unroll = min(unroll, decoder.depth)
+            decoder = _with_dropout(decoder, self.model.decoder or Stack())
+        data = self.data
+        if data.tokenizer.folder is None:
+            data = dataclasses.replace(data, tokenizer=dataclasses.replace(data.tokenizer, folder=tokenizer))
+        model = dataclasses.replace(model, decoder=decoder, unroll=unroll, **read)
+        experiment = dataclasses.replace(self, model=model, data=data)
+        experiment.check()
+        return experiment
+
     def mutable(self) -> ConfigDict:
         """The tree as the flag library wants it, with types kept for fields that are None."""
         return _mutable(self)
@@ -63,6 +94,15 @@ class Experiment:
           ValueError: one line that names the field that is unknown, missing, or cannot work.
         """
         return _build(cls, tree, "config")
+
+
+def _with_dropout(stack: Stack, source: Stack) -> Stack:
+    """A stack with the dropout rates of another one."""
+    attention = dataclasses.replace(stack.attention, dropout=source.attention.dropout)
+    mlp = stack.mlp
+    if mlp is not None:
+        mlp = dataclasses.replace(mlp, dropout=source.mlp.dropout if source.mlp else 0.0)
+    return dataclasses.replace(stack, attention=attention, mlp=mlp, dropout=source.dropout)
 
 
 def _mutable(node: Any) -> ConfigDict:

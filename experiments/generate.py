@@ -3,6 +3,9 @@
 python -m experiments.generate --workdir=runs/stdlib --prompt="def main("
 python -m experiments.generate --workdir=... --prompt=... --length=200 --top_p=0.9 --temperature=0.8 --seed=1
 python -m experiments.generate --workdir=... --prompt=... --greedy --next=10
+
+--workdir also takes a folder in the format of Hugging Face, or the name of a model on its hub. An encoder-decoder, such
+as T5 or Marian, reads the prompt as its source and writes the target.
 """
 
 from __future__ import annotations
@@ -12,10 +15,10 @@ import sys
 import jax
 from absl import flags
 
-from experiments import command, writing
+from experiments import command, loading, writing
 from transformer import decoding
 
-WORKDIR = flags.DEFINE_string("workdir", None, "A run of experiments.train.")
+WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
 STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best (lowest validation loss) or a number.")
 PROMPT = flags.DEFINE_string("prompt", "", "The text to continue.")
 LENGTH = flags.DEFINE_integer("length", 128, "Tokens to add at most.", lower_bound=1, upper_bound=1_000_000)
@@ -35,11 +38,13 @@ NEXT = flags.DEFINE_integer("next", 0, "Also list so many of the likeliest next 
 def main() -> None:
     chosen = method()
     sys.stdout.reconfigure(errors="replace")  # a byte model may write what no encoding can
-    trained = writing.load(writing.required(WORKDIR), writing.step(STEP.value))
+    trained = loading.load(loading.required(WORKDIR), loading.step(STEP.value))
+    reads = trained.model.config.encoder is not None  # and writes something else than the prompt's end
     for sample in range(SAMPLES.value):
         key = jax.random.fold_in(jax.random.key(SEED.value), sample)
-        print(PROMPT.value, end="", flush=True)
-        for piece in writing.write(trained, PROMPT.value, LENGTH.value, chosen, key, PENALTY.value):
+        pieces = writing.write(trained, PROMPT.value, LENGTH.value, chosen, key, PENALTY.value)
+        print(PROMPT.value, end="\n" if reads else "", flush=True)
+        for piece in pieces:
             print(piece, end="", flush=True)
         print()
     if NEXT.value:

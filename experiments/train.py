@@ -2,6 +2,10 @@
 
     python -m experiments.train --config=experiments/configs/stdlib.py --workdir=runs/stdlib
     python -m experiments.train --config=... --workdir=... --config.training.steps=2000 --parallel=pmap
+    python -m experiments.train --config=... --workdir=... --config.initial=FOLDER --config.data.path=TEXT
+
+The last one goes on from a pretrained model or from another run: the architecture, the parameters and the tokenizer are
+those of FOLDER, and what only training reads is the recipe's (see `Experiment.beginning_with`).
 
 A working directory that already holds a run resumes it from its last checkpoint. Ctrl-C and SIGTERM end the step that
 runs, save, and leave.
@@ -23,9 +27,9 @@ import jax.numpy as jnp
 from absl import flags
 from rich.console import Console
 
-from experiments import command, recipe, writing
+from experiments import command, loading, recipe, writing
 from experiments.experiment import Experiment
-from transformer import data, models, training
+from transformer import data, models, text, training
 from transformer.training import integrity, metrics, optimizers, parallel, recipes, utilisation
 
 CONFIG = recipe.define()
@@ -45,17 +49,32 @@ def main() -> None:
     with ExitStack() as held:
         with _removed_if_refused(workdir):
             held.enter_context(_locked(workdir))
-            corpus = data.prepare(experiment.data, workdir / "data")
+            experiment, params, tokenizer = _begin(experiment, workdir)
+            corpus = data.prepare(experiment.data, workdir / "data", tokenizer)
             experiment.check_vocabulary(corpus.tokenizer.size)
             writing.check_prompts(experiment.prompts, corpus.tokenizer)
             run = Run(experiment, corpus, workdir, console)
-            run.restore()
+            run.restore(params)
+            del params
         with _signals() as received:
             trained = run.train(stop=lambda: bool(received))
     if received:
         raise command.Interrupted(received[0], f"at step {trained.step}; the same command goes on from there")
     writing.report(trained, experiment.prompts, console)
     console.print(f"\ncheckpoint: {workdir / 'checkpoints'}\nmetrics:    {workdir / metrics.FILE}")
+
+
+def _begin(experiment: Experiment, workdir: Path) -> tuple[Experiment, dict | None, text.Tokenizer | None]:
+    """The experiment with the model of `initial`, where it names one, and what training begins with.
+
+    A run that goes on has parameters and a tokenizer of its own, so that `initial` may be gone meanwhile.
+    """
+    if experiment.initial is None:
+        return experiment, None, None
+    if (saved := training.load_recipe(workdir)) is None:
+        return *loading.initial(experiment), None
+    begun = Experiment.build(saved["config"])
+    return experiment.beginning_with(begun.model, begun.data.tokenizer.folder), None, text.load(workdir / "data")
 
 
 class Run:
@@ -77,8 +96,8 @@ class Run:
         self.recipe = {"config": experiment.dictionary(), "data": dict(corpus.recipe)}
         self.state = None
 
-    def restore(self) -> None:
-        """Take up the last checkpoint, or begin anew."""
+    def restore(self, params: dict | None = None) -> None:
+        """Take up the last checkpoint, or begin anew, with these parameters or with random ones."""
         abstract = jax.eval_shape(self._initial)
         with training.Checkpoints(self.workdir, self.experiment.training.keep) as checkpoints:
             try:
@@ -87,7 +106,7 @@ class Run:
                 self._refuse_changes(training.load_params(self.workdir).recipe)
                 raise
         if restored is None:
-            self.state = self.parallel.place_state(jax.jit(self._initial)())
+            self.state = self.parallel.place_state(jax.jit(self._initial)(params))
             return
         self._refuse_changes(restored.recipe)
         self.state = self.parallel.place_state(restored.state)
@@ -100,7 +119,7 @@ class Run:
         if changes:
             raise ValueError(f"{self.workdir} holds a run of another recipe: {'; '.join(changes)}; use a new --workdir")
 
-    def train(self, stop: Callable[[], bool] = lambda: False) -> writing.Trained:
+    def train(self, stop: Callable[[], bool] = lambda: False) -> loading.Trained:
         """Run the loop to its end or until told to stop, and return the model; at the end, say how good it is."""
         config, corpus, start = self.experiment.training, self.corpus, int(self.state.step)
         self._introduce()
@@ -116,7 +135,8 @@ class Run:
                 checkpoints=checkpoints, recipe=self.recipe, writer=writer, report=bar, rates=self._rates(), stop=stop,
             )  # fmt: skip
         params = self.state.params if self.state.ema is None else self.state.ema
-        trained = writing.Trained(self.experiment, self.model, params, corpus.tokenizer, int(self.state.step))
+        step = int(self.state.step)
+        trained = loading.Trained(self.model, params, corpus.tokenizer, f"step {step}", self.experiment, step)
         if trained.step < config.steps:
             return trained
         if start > config.steps:
@@ -128,9 +148,10 @@ class Run:
         )
         return trained
 
-    def _initial(self) -> training.State:
-        tokens = jnp.zeros((1, 1), jnp.int32)
-        params = self.model.init(jax.random.key(self.experiment.seed), tokens)["params"]
+    def _initial(self, params: dict | None = None) -> training.State:
+        if params is None:
+            tokens = jnp.zeros((1, 1), jnp.int32)
+            params = self.model.init(jax.random.key(self.experiment.seed), tokens)["params"]
         return training.create(params, self.optimizer, self.experiment.training.ema)
 
     def _evaluate(self, params: dict) -> dict[str, float]:

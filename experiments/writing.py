@@ -1,75 +1,33 @@
-"""A trained model from a working directory, and what it writes."""
+"""What a trained model writes."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.experiment import Experiment
-from transformer import decoding, models, text, training
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """What a checkpoint promises: the model, its parameters and the tokenizer they were trained with."""
-
-    experiment: Experiment
-    model: models.Transformer
-    params: dict
-    tokenizer: text.Tokenizer
-    step: int
-
-
-def load(workdir: str | Path, step: int | str = "latest") -> Trained:
-    """The model of a working directory, at a step, or its `latest` or `best` one.
-
-    Raises:
-      ValueError: if there is none, or it is damaged.
-    """
-    workdir = Path(workdir)
-    restored = training.load_params(workdir, step)
-    experiment = Experiment.build(restored.recipe["config"])
-    tokenizer = text.load(workdir / "data")
-    if tokenizer.fingerprint != restored.recipe["data"]["tokenizer"]:
-        raise ValueError(f"{workdir / 'data'} holds another tokenizer than the checkpoint was trained with")
-    params = jax.tree.map(jnp.asarray, restored.state)
-    return Trained(experiment, models.Transformer(experiment.model), params, tokenizer, restored.step)
-
-
-def required(workdir: flags.FlagHolder) -> Path:
-    """The value of a `--workdir` flag that must be given."""
-    if not workdir.value:
-        raise ValueError("--workdir is missing: name the run to use, such as --workdir=runs/stdlib")
-    return Path(workdir.value)
-
-
-def step(name: str) -> int | str:
-    """What a `--step` flag names: `latest`, `best`, or a number."""
-    if name not in ("latest", "best") and not name.isdecimal():
-        raise ValueError(f"--step={name} is not a checkpoint: give latest, best or a number")
-    return int(name) if name.isdecimal() else name
+from experiments.loading import Trained, opened
+from transformer import decoding, text
 
 
 def check_prompts(prompts: tuple[str, ...], tokenizer: text.Tokenizer) -> None:
     """Raises ValueError, before anything is trained, if the tokenizer cannot spell what `report` would continue."""
     for prompt in prompts:
-        _opened(tokenizer, prompt)
+        opened(tokenizer, prompt)
 
 
 def prompt_ids(trained: Trained, prompt: str, length: int) -> list[int]:
-    """The prompt's ids behind the end token, as documents begin; its end, if a learned table leaves no room for all."""
-    ids = _opened(trained.tokenizer, prompt)
-    config = trained.experiment.model
-    room = config.length - length + 1 if config.decoder.position.kind == "learned" else len(ids)
+    """The prompt's ids as the model has seen texts begin; their end, if a learned table leaves no room for all."""
+    ids, config = trained.ids(prompt), trained.model.config
+    reader = config.encoder or config.decoder
+    if reader.position.kind != "learned":
+        return ids
+    room = config.length - (length - 1 if config.encoder is None else 0)
     if room < 1:
         raise ValueError(f"length={length} leaves no room for a prompt: the model has {config.length} positions")
     return ids[-room:]
@@ -78,22 +36,40 @@ def prompt_ids(trained: Trained, prompt: str, length: int) -> list[int]:
 def write(
     trained: Trained, prompt: str, length: int, method: decoding.Method, key: jax.Array, penalty: float = 1.0
 ) -> Iterator[str]:
-    """The continuation of a prompt, piece by piece; it ends with the text, or after `length` tokens."""
+    """What follows a prompt, piece by piece; it ends with the text, or after `length` tokens.
+
+    A decoder continues the prompt. An encoder-decoder reads it as its source and writes the target.
+    """
     stop = () if trained.tokenizer.end is None else trained.tokenizer.end
-    ids = prompt_ids(trained, prompt, length)
     blocks = decoding.stream(
-        trained.model, trained.params, ids, length=length, method=method, key=key, stop=stop, repetition_penalty=penalty
-    )
-    decoder = text.StreamDecoder(trained.tokenizer)
+        trained.model, trained.params, length=length, method=method, key=key, stop=stop, repetition_penalty=penalty,
+        **_read(trained, prompt, length),
+    )  # fmt: skip
+    return _spelt(blocks, trained.tokenizer)
+
+
+def _spelt(blocks: Iterator[np.ndarray], tokenizer: text.Tokenizer) -> Iterator[str]:
+    decoder = text.StreamDecoder(tokenizer)
     for block in blocks:
-        yield decoder.feed(_known(block[0], trained.tokenizer.size))
+        yield decoder.feed(_known(block[0], tokenizer.size))
     yield decoder.flush()
+
+
+def _read(trained: Trained, prompt: str, length: int) -> dict[str, list[int]]:
+    """What the model reads before it writes: `prompt`, and `source` where it has an encoder."""
+    ids, config = prompt_ids(trained, prompt, length), trained.model.config
+    if config.encoder is None or config.decoder is None:
+        return {"prompt": ids}
+    start = trained.tokenizer.opening if trained.tokenizer.pad is None else trained.tokenizer.pad  # T5 and Marian: pad
+    if start is None:
+        raise ValueError(f"{trained.origin} has a tokenizer without padding or opening token, so no target can begin")
+    return {"prompt": [start], "source": ids}
 
 
 def likeliest(trained: Trained, prompt: str, count: int = 10) -> list[tuple[str, float]]:
     """The `count` likeliest next tokens of a prompt, with their probabilities, by the plain forward pass."""
-    ids = jnp.asarray([prompt_ids(trained, prompt, 1)])
-    logits = jax.jit(trained.model.apply)({"params": trained.params}, ids)[0, -1]
+    read = {name: jnp.asarray([ids]) for name, ids in _read(trained, prompt, 1).items()}
+    logits = jax.jit(trained.model.apply)({"params": trained.params}, read.pop("prompt"), **read)[0, -1]
     probabilities = np.asarray(jax.nn.softmax(logits[: trained.tokenizer.size]))
     best = np.argsort(-probabilities)[:count]
     return [(trained.tokenizer.decode([token], keep_end=True), float(probabilities[token])) for token in best]
@@ -101,7 +77,7 @@ def likeliest(trained: Trained, prompt: str, count: int = 10) -> list[tuple[str,
 
 def report(trained: Trained, prompts: tuple[str, ...], console: Console, length: int = 80) -> None:
     """Continue each prompt, and list the likeliest next tokens of the last one."""
-    config = trained.experiment.model
+    config = trained.model.config
     if config.decoder.position.kind == "learned":
         length = min(length, config.length // 2)
     for index, prompt in enumerate(prompts):
@@ -125,13 +101,6 @@ def next_tokens(prompt: str, rows: list[tuple[str, float]]) -> Table:
 def console() -> Console:
     """A console that prints text as it is."""
     return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
-
-
-def _opened(tokenizer: text.Tokenizer, prompt: str) -> list[int]:
-    ids = ([] if tokenizer.end is None else [tokenizer.end]) + tokenizer.encode(prompt).tolist()
-    if not ids:
-        raise ValueError("prompt is empty, and the tokenizer has no token that begins a text: give some text")
-    return ids
 
 
 def _known(ids: np.ndarray, size: int) -> np.ndarray:

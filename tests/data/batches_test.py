@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from transformer import text
+from transformer import data, text
 from transformer.data import Corpus, batches, pipeline_speed, validation_batches
 
 LENGTH = 4
@@ -172,3 +172,37 @@ def test_refuses_negative_steps_and_seeds():
     for seed in (-1, 2**32):
         with pytest.raises(ValueError, match=f"seed={seed}"):
             batches(_corpus(), batch_size=1, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "length", "stride", "batch_size"),
+    [(10, 4, 2, 3), (5, 4, 2, 3), (4, 8, 3, 2), (9, 4, 4, 2), (10, 4, 3, 1), (2, 4, 1, 1), (50, 7, 1, 4), (50, 7, 7, 4)],
+)
+def test_sliding_windows_show_each_token_the_most_of_what_came_before(tokens, length, stride, batch_size):
+    stream = np.arange(100, 100 + tokens)
+    context = {}
+    for batch in data.sliding_batches(stream, length=length, stride=stride, batch_size=batch_size):
+        assert batch["inputs"].shape == (batch_size, length)
+        for inputs, targets, weights in zip(*(batch[name] for name in ("inputs", "targets", "weights")), strict=True):
+            for place in np.flatnonzero(weights):
+                assert targets[place] not in context, "counted twice"
+                np.testing.assert_array_equal(inputs[: place + 1], np.arange(inputs[0], targets[place]))
+                context[targets[place]] = place + 1
+    # By hand: token n is predicted from all before it, or from at least length - stride + 1 of them.
+    assert sorted(context) == list(range(101, 100 + tokens))
+    for token, seen in context.items():
+        assert seen == token - 100 if token - 100 <= length else seen >= length - stride + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"stride": 0}, "stride=0 must lie between 1 and length=4"),
+        ({"stride": 5}, "stride=5 must lie between 1 and length=4"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"stream": np.arange(1)}, "the text has 1 tokens"),
+    ],
+)
+def test_sliding_windows_refuse_what_cannot_be(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        next(data.sliding_batches(**{"stream": np.arange(9), "length": 4, "stride": 2, "batch_size": 1} | arguments))

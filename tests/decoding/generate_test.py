@@ -55,6 +55,8 @@ DECODERS = {
     "windows": stack("rotary", windows=(4, 0)),
     "relative": stack("relative"),
     "alibi": stack("alibi", kv_heads=1),
+    "norms on both sides": stack("rotary", "both", windows=(0, 4)),
+    "parallel": dataclasses.replace(stack("rotary", kv_heads=2), parallel=True),
 }
 BASIC = build(model_config(stack("rotary")))
 LEARNED = build(model_config(DECODERS["learned"]))
@@ -265,6 +267,14 @@ ERRORS = {
     "untyped key": ({"method": TopP(0.9), "key": 0}, "typed key"),
     "many keys": ({"method": TopP(0.9), "key": jax.random.split(jax.random.key(0))}, "one typed key"),
     "stop": ({"stop": [5, 61]}, "stop holds 61"),
+    "negative stop": ({"stop": -1}, "stop holds -1"),
+    "stop beyond int32": ({"stop": 2**32 + 5}, "stop holds 4294967301"),
+    "half a stop": ({"stop": 1.5}, "stop=1.5 must be a token's id"),
+    "float stops": ({"stop": [5, 6.0]}, r"stop=\[5, 6.0\] must be a token's id"),
+    "no stop": ({"stop": None}, "stop=None must be .*leave it out"),
+    "boolean stop": ({"stop": True}, "stop=True must be"),
+    "stop in words": ({"stop": "end"}, "stop='end' must be"),
+    "stops in rows": ({"stop": [[5], [6]]}, r"stop=\[\[5\], \[6\]\] must be"),
     "penalty": ({"repetition_penalty": 0.0}, "repetition_penalty=0.0"),
     "capacity": ({"capacity": 5}, "capacity=5 .*use 66"),
     "source": ({"source": [[1]]}, "no encoder"),

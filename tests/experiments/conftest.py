@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from experiments.experiment import Experiment
-from transformer import data, models, training
+from transformer import data, interop, models, text, training
 from transformer.data import Data, Tokenizer
-from transformer.models import Attention, Init, ModelConfig, Position, Stack
+from transformer.models import Attention, Init, Mlp, ModelConfig, Position, Stack
 
 LOSSES = {1: 3.0, 2: 1.0, 3: 2.0}  # by step: the second is the best and the third the latest
 
@@ -55,3 +55,16 @@ def lettered(tmp_path_factory, tiny):
     """With learned positions, and a tokenizer that spells nothing but the letters of its text."""
     folder = tmp_path_factory.mktemp("lettered")
     return make(folder, tiny / "text.txt", vocab=15, position="learned", kind="characters", fallback=False)
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory, tiny):
+    """A folder with a small random Llama, whose tokenizer learnt from the tiny text."""
+    folder = tmp_path_factory.mktemp("pretrained") / "llama"
+    stack = Stack(depth=2, attention=Attention(4, 2), mlp=Mlp(24))
+    model = models.Transformer(
+        ModelConfig(vocab=280, width=16, length=32, decoder=stack, init=Init(scale=0.5, embedding=1.0))
+    )
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    interop.save(folder, model, params, text.BPE.train([(tiny / "text.txt").read_text()], 280))
+    return folder

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer import data, models
+from transformer import data, interop, models
 
 EVALUATE = "experiments.evaluate"
 
@@ -58,15 +58,70 @@ def test_the_end_of_training_and_the_script_agree(scripts, trained):
     )
 
 
-def test_what_is_not_there_is_one_line(scripts, made, tmp_path):
+def in_windows(params, tokenizer, text, length, stride):
+    """Nats and tokens of a text in float64, each token from the latest window that it is new in."""
+    stream = np.concatenate([[tokenizer.opening], tokenizer.encode(text)])
+    config, nats, done = params[0].config, [], 1
+    forward = jax.jit(params[0].apply)
+    for start in range(0, len(stream), stride):
+        row = stream[start : start + length + 1]
+        inputs = np.zeros(length, np.int32)
+        inputs[: len(row) - 1] = row[:-1]
+        logits = np.asarray(forward({"params": params[1]}, jnp.asarray(inputs[None]))[0], np.float64)
+        assert logits.shape[-1] == config.vocab
+        for place in range(len(row) - 1):
+            if start + place + 1 >= done:
+                highest = logits[place].max()
+                nats.append(highest + math.log(np.exp(logits[place] - highest).sum()) - logits[place][row[place + 1]])
+        done = start + len(row)
+        if done >= len(stream):
+            break
+    return math.fsum(nats), len(nats)
+
+
+def test_any_text_is_measured_in_sliding_windows(scripts, made, pretrained, tmp_path):
+    (tmp_path / "a.txt").write_text(made.text[:400] + " naïve\n")
+    text = (tmp_path / "a.txt").read_text()
+    given = [f"--text={tmp_path / 'a.txt'}", "--json"]
+    run, folder, whole, spoken = scripts(
+        [
+            [EVALUATE, f"--workdir={made.workdir}", *given, "--length=16", "--stride=4"],
+            [EVALUATE, f"--workdir={pretrained}", *given, "--length=24", "--stride=24", "--batch_size=3"],
+            [EVALUATE, f"--workdir={pretrained}", *given],
+            [EVALUATE, f"--workdir={pretrained}", given[0]],
+        ]
+    )
+    pair = (models.Transformer(made.experiment.model), made.params[3])
+    tokenizer = data.load(made.workdir / "data").tokenizer
+    loaded = interop.load(pretrained)
+    for process, sizes, model, table in (
+        (run, (16, 4), pair, tokenizer), (folder, (24, 24), loaded[:2], loaded[2]), (whole, (32, 16), loaded[:2], loaded[2])
+    ):  # fmt: skip
+        assert process.returncode == 0, process.stderr
+        results, (nats, tokens) = json.loads(process.stdout), in_windows(model, table, text, *sizes)
+        assert (results["length"], results["stride"], results["tokens"]) == (*sizes, tokens)
+        assert results["loss"] == pytest.approx(nats / tokens, rel=1e-5)
+        assert results["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(text.encode()), rel=1e-5)
+    assert spoken.stdout.startswith(f"{pretrained}: {results['bits_per_byte']:.4f} bits per byte")
+    assert spoken.stdout.endswith(f"over {tokens} tokens, in windows of 32 every 16\n")
+
+
+def test_what_is_not_there_is_one_line(scripts, made, pretrained, tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"na\xefve")
     (tmp_path / "empty").mkdir()
     mistakes = {
-        "absent holds no checkpoints: train there first": [f"--workdir={tmp_path / 'absent'}"],
-        "empty holds no checkpoints: train there first": [f"--workdir={tmp_path / 'empty'}"],
+        "absent' does not exist, and is no name of a model": [f"--workdir={tmp_path / 'absent'}"],
+        "empty holds neither checkpoints nor a config.json": [f"--workdir={tmp_path / 'empty'}"],
         "--workdir is missing": [],
         "choose one of [3, 2, 1], 'latest' or 'best'": [f"--workdir={made.workdir}", "--step=7"],
         "--step=newest is not a checkpoint": [f"--workdir={made.workdir}", "--step=newest"],
         "--batch_size=0": [f"--workdir={made.workdir}", "--batch_size=0"],
+        "without a validation split: give a file with --text": [f"--workdir={pretrained}"],
+        "--step=best chooses among checkpoints": [f"--workdir={pretrained}", "--step=best"],
+        "--length and --stride are of the windows of --text": [f"--workdir={made.workdir}", "--stride=3"],
+        "absent.txt cannot be read: No such file": [f"--workdir={pretrained}", f"--text={tmp_path / 'absent.txt'}"],
+        "latin.txt is not UTF-8 (byte 2)": [f"--workdir={pretrained}", f"--text={tmp_path / 'latin.txt'}"],
+        "stride=40 must lie between 1 and length=32": [f"--workdir={pretrained}", f"--text={__file__}", "--stride=40"],
     }
     for said, process in zip(mistakes, scripts([[EVALUATE, *each] for each in mistakes.values()]), strict=True):
         assert (process.returncode, process.stdout) == (2, ""), (process.args, process.stderr)

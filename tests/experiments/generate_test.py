@@ -49,7 +49,7 @@ def test_mistakes_are_one_line(scripts, made, lettered, tmp_path):
         "'É' (U+00C9), which is none of the 15 characters": [letters, "--prompt=É"],
         "prompt is empty": [letters],
         "length=33 leaves no room for a prompt": [letters, "--prompt=on", "--length=33"],
-        "absent holds no checkpoints": [f"--workdir={tmp_path / 'absent'}"],
+        "absent' does not exist, and is no name of a model": [f"--workdir={tmp_path / 'absent'}"],
         "--workdir is missing": [],
         "unexpected argument 'words'": [here, "words"],
     }

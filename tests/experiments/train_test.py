@@ -5,8 +5,11 @@ import re
 import shutil
 import textwrap
 
+import jax
+import numpy as np
 import pytest
 
+from experiments import loading
 from transformer.training import metrics
 
 TRAIN = "experiments.train"
@@ -191,3 +194,29 @@ def test_a_run_is_not_resumed_with_another_recipe_or_other_data(scripts, tiny, t
         (line,) = process.stderr.splitlines()
         assert line.startswith("error: ") and said in line
     assert contents(workdir) == before
+
+
+def test_a_run_begins_with_a_pretrained_model_and_goes_on_without_it(scripts, tiny, pretrained, tmp_path):
+    folder, workdir = tmp_path / "llama", tmp_path / "run"
+    shutil.copytree(pretrained, folder)
+    begin = [TRAIN, f"--config={tiny / 'recipe.py'}", f"--workdir={workdir}", f"--config.initial={folder}"]
+    begin += ["--config.training.steps=3", "--config.training.ema=None", "--config.training.optimizer.warmup=0"]
+    begin += ["--config.training.optimizer.learning_rate=1e-9"]
+    first, measured = scripts([begin, ["experiments.evaluate", f"--workdir={workdir}"]], devices=4)
+    assert first.returncode == 0, first.stderr
+    assert measured.stdout.startswith("step 3: "), measured.stderr
+    trained, source = loading.load(workdir), loading.load(folder)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-7), trained.params, source.params)
+    assert trained.tokenizer.fingerprint == source.tokenizer.fingerprint
+    assert (trained.model.config.width, trained.model.config.decoder.dropout) == (16, 0.1)  # the folder's, the recipe's
+
+    other = [*begin[:3], f"--config.initial={pretrained}", *begin[4:]]
+    (refused,) = scripts([other])
+    assert refused.returncode == 2 and refused.stderr.startswith(f"error: {workdir} holds a run of another recipe: initial")
+    shutil.rmtree(folder)
+    gone, more = scripts([[*begin[:2], f"--workdir={tmp_path / 'new'}", *begin[3:]], [*begin, "--config.training.steps=6"]])
+    assert (gone.returncode, gone.stderr.count("\n")) == (2, 1) and "llama' does not exist" in gone.stderr
+    assert not (tmp_path / "new").exists()
+    assert more.returncode == 0, more.stderr
+    assert f"resuming {workdir} at step 3" in more.stdout
+    assert loading.load(workdir).step == 6

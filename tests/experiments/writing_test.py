@@ -1,7 +1,6 @@
 import dataclasses
 import io
 import re
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,44 +8,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import writing
-from transformer import decoding, text
-
-
-def same(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-@pytest.mark.parametrize(("step", "number"), [("latest", 3), ("best", 2), (1, 1)])
-def test_a_run_comes_back_with_the_average_the_tokenizer_and_the_experiment(made, step, number):
-    trained = writing.load(made.workdir, step)
-    assert trained.step == number
-    same(trained.params, made.params[number])
-    assert trained.experiment == made.experiment
-    assert trained.tokenizer.decode(trained.tokenizer.encode("three words")) == "three words"
-
-
-def test_a_tokenizer_that_the_model_was_not_trained_with_is_refused(made, tmp_path):
-    shutil.copytree(made.workdir, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "data")
-    text.BPE.train(["other text entirely"], 270).save(tmp_path / "run" / "data")
-    with pytest.raises(ValueError, match="holds another tokenizer than the checkpoint was trained with"):
-        writing.load(tmp_path / "run")
-
-
-@pytest.mark.parametrize(("name", "step"), [("latest", "latest"), ("best", "best"), ("12", 12)])
-def test_a_step_is_named_or_numbered(name, step):
-    assert writing.step(name) == step
-
-
-@pytest.mark.parametrize("name", ["last", "-1", "1.5", ""])
-def test_what_is_no_step_is_refused(name):
-    with pytest.raises(ValueError, match=f"--step={name} is not a checkpoint"):
-        writing.step(name)
+from experiments import loading, writing
+from transformer import decoding
 
 
 def test_prompts_begin_like_documents_and_lose_their_beginning_only_to_a_learned_table(made, lettered):
-    trained, letters = writing.load(made.workdir), writing.load(lettered.workdir)
+    trained, letters = loading.load(made.workdir), loading.load(lettered.workdir)
     words = "on and on " * 10
     assert writing.prompt_ids(trained, "", 5) == [trained.tokenizer.end]
     assert writing.prompt_ids(trained, words, 30) == [trained.tokenizer.end, *trained.tokenizer.encode(words)]
@@ -61,7 +28,7 @@ def test_prompts_begin_like_documents_and_lose_their_beginning_only_to_a_learned
 
 
 def test_prompts_are_checked_before_training(made, lettered):
-    trained, letters = writing.load(made.workdir), writing.load(lettered.workdir)
+    trained, letters = loading.load(made.workdir), loading.load(lettered.workdir)
     writing.check_prompts(("", "É"), trained.tokenizer)
     writing.check_prompts(("on",), letters.tokenizer)
     for prompt, said in (("É", "'É'"), ("", "prompt is empty")):
@@ -70,7 +37,7 @@ def test_prompts_are_checked_before_training(made, lettered):
 
 
 def test_what_is_written_is_what_each_likeliest_token_spells(lettered):
-    trained = writing.load(lettered.workdir)
+    trained = loading.load(lettered.workdir)
     ids = writing.prompt_ids(trained, "one", 12)
     forward = jax.jit(trained.model.apply)
     for _ in range(12):
@@ -92,7 +59,7 @@ class Always:
 
 
 def test_writing_ends_at_the_end_token_and_leaves_out_what_no_token_spells(made):
-    trained = writing.load(made.workdir)
+    trained = loading.load(made.workdir)
     on = int(trained.tokenizer.encode("n")[0])
     written = {token: "".join(writing.write(trained, "o", 9, Always(token), jax.random.key(0))) for token in (on, 290)}
     assert written == {on: "n" * 9, 290: ""}
@@ -101,7 +68,7 @@ def test_writing_ends_at_the_end_token_and_leaves_out_what_no_token_spells(made)
 
 
 def test_the_likeliest_tokens_are_those_of_the_plain_forward_pass(made):
-    trained = writing.load(made.workdir)
+    trained = loading.load(made.workdir)
     ids = [trained.tokenizer.end, *trained.tokenizer.encode("one two")]
     logits = np.asarray(trained.model.apply({"params": trained.params}, jnp.asarray([ids]))[0, -1], np.float64)[:280]
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
@@ -112,7 +79,7 @@ def test_the_likeliest_tokens_are_those_of_the_plain_forward_pass(made):
 
 
 def test_a_report_continues_each_prompt_and_lists_tokens_after_the_last(lettered):
-    trained, out = writing.load(lettered.workdir), io.StringIO()
+    trained, out = loading.load(lettered.workdir), io.StringIO()
     writing.report(trained, ("one", "on"), Console(file=out, soft_wrap=True))
     printed = out.getvalue()
     continued = re.findall(r"^\d\. (.*)$", printed, re.MULTILINE)

@@ -38,7 +38,7 @@ def lively(draw, path, leaf):
 
 
 class Reference:
-    """The forward pass of RMS-normed, rotary, grouped-query, gated models, in float64.
+    """The forward pass of RMS-normed, rotary, grouped-query, gated models, in float64; norms and halves as configured.
 
     Args:
       edit: `(site, array) -> array`, called at every site with its full name.
@@ -65,24 +65,28 @@ class Reference:
         x = self.tap(f"{role}/embedding", self.params["embedding"]["table"][np.asarray(tokens)])
         for layer in range(stack.depth):
             block = jax.tree.map(lambda leaf: leaf[layer], params["blocks"])  # noqa: B023
-            x = self.block(f"{role}/{layer}/", x, memory, block, stack.norm_placement == "pre", role == "decoder")
-        x = rms_norm(x, params["final_norm"]["scale"]) if stack.norm_placement == "pre" else x
+            x = self.block(f"{role}/{layer}/", x, memory, block, stack, role == "decoder")
+        x = x if stack.norm_placement == "post" else rms_norm(x, params["final_norm"]["scale"])
         return self.tap(f"{role}/final_norm", x)
 
-    def block(self, site, x, memory, params, pre, causal):
-        def half(x, norm, part):
-            scale = params[norm]["scale"]
-            return x + part(rms_norm(x, scale)) if pre else rms_norm(x + part(x), scale)
+    def block(self, site, x, memory, params, stack, causal):
+        def half(x, name, part, read=None):
+            norm = lambda which, x: rms_norm(x, params[f"{name}_{which}"]["scale"])  # noqa: E731
+            if stack.norm_placement == "post":
+                return norm("norm", x + part(x))
+            out = part(norm("norm", x if read is None else read))
+            return x + (norm("post_norm", out) if stack.norm_placement == "both" else out)
 
-        x = self.tap(site + "residual_pre", x)
+        x = start = self.tap(site + "residual_pre", x)
         seen = np.tri(x.shape[1], dtype=bool) if causal else np.ones((x.shape[1],) * 2, bool)
-        x = half(x, "attention_norm", lambda h: self.attention(site, h, h, params["attention"], seen, rotary))
+        x = half(x, "attention", lambda h: self.attention(site, h, h, params["attention"], seen, rotary))
         x = self.tap(site + "residual_mid", x)
         if memory is not None:
             seen, still = np.ones((x.shape[1], memory.shape[1]), bool), lambda x: x
             cross = lambda h: self.attention(site + "cross/", h, memory, params["cross_attention"], seen, still)  # noqa: E731
-            x = self.tap(site + "residual_cross", half(x, "cross_norm", cross))
-        x = half(x, "mlp_norm", lambda h: self.mlp(site + "mlp/", h, params["mlp"]))
+            x = self.tap(site + "residual_cross", half(x, "cross", cross))
+        feed = lambda h: self.mlp(site + "mlp/", h, params["mlp"])  # noqa: E731
+        x = half(x, "mlp", feed, start if stack.parallel else None)
         return self.tap(site + "residual_post", x)
 
     def attention(self, site, x, memory, params, seen, turn):

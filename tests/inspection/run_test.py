@@ -11,15 +11,35 @@ from transformer.models.config import Attention
 from transformer.nn import cache
 
 
-@pytest.mark.parametrize("roles, placement", [("decoder", "pre"), ("encoder", "post"), ("encoder and decoder", "pre")])
-def test_every_capture_agrees_with_numpy(build, reference, roles, placement):
-    model, params, tokens, arguments = build(roles, norm_placement=placement)
+@pytest.mark.parametrize(
+    "roles, stack",
+    [
+        ("decoder", {}),
+        ("encoder", {"norm_placement": "post"}),
+        ("encoder and decoder", {}),
+        ("encoder and decoder", {"norm_placement": "both"}),
+        ("decoder", {"parallel": True}),
+    ],
+    ids=str,
+)
+def test_every_capture_agrees_with_numpy(build, reference, roles, stack):
+    model, params, tokens, arguments = build(roles, **stack)
     logits, taps = inspection.run(model, params, tokens, capture="**", **arguments)
     expected = reference(model, params)
     np.testing.assert_allclose(logits, expected(tokens, **arguments), rtol=2e-4, atol=2e-4)
     assert set(taps) == set(expected.taps)
     for site in taps:  # in float32, over two layers, sums of up to 32 terms
         np.testing.assert_allclose(taps[site], expected.taps[site], rtol=2e-4, atol=2e-4, err_msg=site)
+
+
+def test_a_patch_alone_is_a_tuple_of_one(build):
+    model, params, tokens, _ = build("decoder")
+    patch = Patch("decoder/0/output", 0.0, position=2)
+    alone, several, none = (inspection.run(model, params, tokens, patches=p)[0] for p in (patch, [patch], ()))
+    np.testing.assert_array_equal(alone, several)
+    assert np.abs(alone - none).max() > 1e-2
+    with pytest.raises(ValueError, match=r"layer=7 is out of range"):
+        inspection.run(model, params, tokens, patches=patch.replace(site="decoder/7/output"))
 
 
 def test_captures_have_the_shapes_and_the_order_that_sites_promises(build):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from transformer import inspection
-from transformer.models.config import POSITIONS, Attention, ModelConfig, Position, Stack
+from transformer.models.config import PLACEMENTS, POSITIONS, Attention, ModelConfig, Position, Stack
 from transformer.models.transformer import Transformer
 
 HEADS = ("query", "key", "value", "scores", "pattern", "mixed", "head_output", "output")
@@ -23,7 +23,7 @@ def expected_names(role: str, depth: int, crosses: bool, absolute: bool, mlp: bo
 @pytest.mark.parametrize("kind", POSITIONS)
 @pytest.mark.parametrize("roles", [("decoder",), ("encoder",), ("encoder", "decoder")])
 def test_every_site_in_forward_order_with_the_shape_of_its_axes(roles, kind, build):
-    for placement in ("pre", "post"):
+    for placement in PLACEMENTS:
         model, *_ = build(" ".join(roles), norm_placement=placement, position=Position(kind=kind))
         found = inspection.sites(model, batch=3, length=5, source_length=7)
         crosses, absolute = len(roles) == 2, kind in ("learned", "sinusoidal")
@@ -40,6 +40,11 @@ def test_every_site_in_forward_order_with_the_shape_of_its_axes(roles, kind, bui
 def test_an_attention_only_block_has_no_feed_forward_sites(build):
     model, *_ = build("decoder", mlp=None)
     assert list(inspection.sites(model)) == [*expected_names("decoder", 2, False, False, False), "logits"]
+
+
+def test_a_parallel_block_has_the_sites_of_any_other(build):
+    model, *_ = build("decoder", parallel=True)
+    assert list(inspection.sites(model)) == [*expected_names("decoder", 2, False, False, True), "logits"]
 
 
 def test_the_source_is_as_long_as_the_tokens_unless_told(build):

@@ -115,7 +115,7 @@ CASES = {
     "llama-dynamic": Case(
         "llama",
         "LlamaForCausalLM",
-        DECODER | dict(head_dim=8, max_position_embeddings=10) | _rope(rope_type="dynamic", factor=2.0),
+        DECODER | dict(head_dim=8, max_position_embeddings=7) | _rope(rope_type="dynamic", factor=2.0),
     ),
     "mistral": Case("mistral", "MistralForCausalLM", DECODER | dict(sliding_window=5, rms_norm_eps=1e-5) | _rope()),
     "mistral-full": Case("mistral", "MistralForCausalLM", DECODER | dict(sliding_window=None, head_dim=6) | _rope(1e6)),
@@ -198,8 +198,8 @@ CASES = {
         "MarianMTModel",
         MARIAN | dict(encoder_layers=3, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=30),
     ),
-    "marian-untied": Case(
-        "marian", "MarianMTModel", MARIAN | dict(activation_function="relu", d_model=30, tie_word_embeddings=False)
+    "marian-relu": Case(
+        "marian", "MarianMTModel", MARIAN | dict(activation_function="relu", d_model=30, encoder_attention_heads=5)
     ),
 }
 

@@ -24,8 +24,6 @@ def canonical(case, name: str) -> str:
     family = FAMILIES[case.family]
     if name.startswith("lm_head") and case.family == "gpt_neox":
         return name.replace("lm_head", "embed_out")
-    if name.endswith("embed_tokens.weight") and case.family == "marian":
-        return "model.shared.weight"
     return name if name.startswith((family.prefix, *family.heads)) else family.prefix + name
 
 
@@ -47,6 +45,8 @@ def ours(case, model, params) -> Seen:
 def continuation(case, model, params, length: int) -> np.ndarray:
     """The greedy continuation of both rows at once."""
     rows = prompts(case)
+    if (case.fields.get("rope_scaling") or {}).get("rope_type") == "dynamic":  # the longest row scales all of them
+        return np.concatenate([np.asarray(decoding.generate(model, params, row, length=length)) for row in rows])
     if not case.sequence_to_sequence:
         return np.asarray(decoding.generate(model, params, rows, length=length))
     start = [[case.fields["decoder_start_token_id"]]] * len(rows)

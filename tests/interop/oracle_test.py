@@ -8,9 +8,11 @@ the extra is missing. To write its numbers anew:
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pathlib
+import types
 import warnings
 
 import jax
@@ -104,14 +106,17 @@ def theirs(case, model) -> digests.Seen:
 
 def greedy(case, model) -> np.ndarray:
     """Their greedy continuation of each row by itself."""
+    model = copy.deepcopy(model)  # dynamic rotary frequencies remember the longest sequence that they have met
     config = model.generation_config
     config.eos_token_id = config.forced_eos_token_id = config.bad_words_ids = None
+    decoder_layers = case.fields.get("num_decoder_layers", 0)
+    cached = decoder_layers <= case.fields.get("num_layers", decoder_layers)  # theirs has room for the encoder's depth
     rows = []
     for row in digests.prompts(case):
         ids = torch.tensor([row])
         with torch.no_grad():
             out = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=LENGTH, do_sample=False, use_cache=True
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=LENGTH, do_sample=False, use_cache=cached
             )
         rows.append(out[0, -LENGTH:].numpy())
     return np.stack(rows)
@@ -142,8 +147,8 @@ def test_greedy_decoding_with_a_cache_gives_their_tokens(name, reference, loaded
 @pytest.mark.parametrize("name", CASES)
 def test_a_saved_folder_opens_with_their_library_and_computes_the_same(name, reference, loaded, tmp_path):
     case, (model, params) = CASES[name], loaded(name)
-    family = interop.save(tmp_path / "saved", model, params, family=case.family)
-    assert family == case.family
+    ids = types.SimpleNamespace(pad=case.fields.get("pad_token_id"), save=lambda folder: None)
+    assert interop.save(tmp_path / "saved", model, params, ids, family=case.family) == case.family
     architecture = json.loads((tmp_path / "saved/config.json").read_text())["architectures"][0]
     opened, report = getattr(transformers, architecture).from_pretrained(
         tmp_path / "saved", attn_implementation="eager", output_loading_info=True
@@ -153,9 +158,7 @@ def test_a_saved_folder_opens_with_their_library_and_computes_the_same(name, ref
     assert not report["unexpected_keys"]
     assert not report["mismatched_keys"]
     one, other = theirs(case, reference(name)[0]), theirs(case._replace(architecture=architecture), opened.eval())
-    for site in one:
-        if site in other:
-            np.testing.assert_array_equal(one[site], other[site], site)
+    digests.compare(case, one, other, TOLERANCE)  # PyTorch's sums depend on where arrays lie in memory
     assert ("logits" in other) == (case.architecture not in ("BertModel", "RobertaModel"))
 
 

@@ -48,11 +48,13 @@ CHANGES = {
     "Scaling.original_length": (DYNAMIC, 2, OUTPUT),
     "Scaling.low": (LLAMA3, 0.3, OUTPUT),
     "Scaling.high": (LLAMA3, 2.0, OUTPUT),
+    "Scaling.magnitude": (YARN, 2.0, OUTPUT),
     "Position.kind": (PLAIN, "sinusoidal", OUTPUT),
     "Position.base": (PLAIN, 3.0, OUTPUT),
     "Position.fraction": (PLAIN, 0.5, OUTPUT),
     "Position.buckets": (RELATIVE, 6, SHAPES),
     "Position.distance": (RELATIVE, 20, OUTPUT),
+    "Position.halves": (decoder(Position("sinusoidal")), True, OUTPUT),
     "Attention.heads": (PLAIN, 4, SHAPES),
     "Attention.kv_heads": (PLAIN, 1, SHAPES),
     "Attention.head_width": (PLAIN, 2, SHAPES),
@@ -72,6 +74,7 @@ CHANGES = {
     "Stack.mlp": (PLAIN, None, SHAPES),
     "Stack.norm_placement": (PLAIN, "post", SHAPES),
     "Stack.embedding_norm": (PLAIN, True, SHAPES),
+    "Stack.parallel": (PLAIN, True, OUTPUT),
     "Stack.dropout": (PLAIN, 0.5, DROPS),
     "Readout.tied": (PLAIN, False, SHAPES),
     "Readout.bias": (PLAIN, True, SHAPES),
@@ -218,6 +221,19 @@ def test_derived_widths():
     assert wide.mlp_width(wide.decoder) == 10_944  # 8/3 * 4096 = 10,922.7
 
 
+@pytest.mark.parametrize(
+    ("head", "fraction", "turned"),
+    [(64, 0.25, 16), (8, 1.0, 8), (44, 30 / 44, 30), (50, 14 / 50, 14), (24, 1 / 3 + 1e-8, 8)],
+)
+def test_the_width_that_turns_is_whole_though_fractions_are_rounded(head, fraction, turned):
+    config = decoder(Position(fraction=fraction), attention=Attention(1, head_width=head))
+    assert config.rotary_width(config.decoder) == turned
+
+
+def test_the_fractions_above_miss_on_both_sides():
+    assert 44 * (30 / 44) < 30 and 50 * (14 / 50) > 14
+
+
 def test_configs_are_values():
     assert decoder() == PLAIN and hash(decoder()) == hash(PLAIN)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -234,12 +250,16 @@ REFUSED = [
     (lambda: Scaling(factor=0.5), r"scaling.factor=0.5 .*at least 1"),
     (lambda: Scaling(original_length=0), r"scaling.original_length=0 .*positive"),
     (lambda: Scaling(low=4.0, high=4.0), r"scaling.low=4.0 .*between 0 and high=4.0"),
+    (lambda: Scaling("llama3", magnitude=1.2), r"scaling.magnitude=1.2 .*only scaling.kind='yarn'"),
+    (lambda: Scaling("yarn", magnitude=0.0), r"scaling.magnitude=0.0 .*positive"),
+    (lambda: Scaling("yarn", magnitude=float("nan")), r"scaling.magnitude=nan .*positive"),
     (lambda: Position("absolute"), r"position.kind='absolute' .*choose one of none, learned"),
     (lambda: Position(base=1.0), r"position.base=1.0 .*exceed 1"),
     (lambda: Position(fraction=0.0), r"position.fraction=0.0 .*\(0, 1\]"),
     (lambda: Position(fraction=1.5), r"position.fraction=1.5 .*\(0, 1\]"),
     (lambda: Position(buckets=7), r"position.buckets=7 .*even number"),
     (lambda: Position(distance=16), r"position.distance=16 .*buckets / 2"),
+    (lambda: Position("learned", halves=True), r"position.halves=True .*only position.kind='sinusoidal'"),
     (lambda: Position(scaling=None), r"position.scaling=None .*its type is Scaling"),
     (lambda: Attention(0), r"attention.heads=0 .*positive"),
     (lambda: Attention("4"), r"attention.heads='4' .*its type is int"),
@@ -259,7 +279,10 @@ REFUSED = [
     (lambda: Stack(0), r"depth=0 .*at least one layer"),
     (lambda: Stack(2.5), r"depth=2.5 .*its type is int"),
     (lambda: Stack(attention=None), r"attention=None .*its type is Attention"),
-    (lambda: Stack(norm_placement="middle"), r"norm_placement='middle' .*choose one of pre, post"),
+    (lambda: Stack(norm_placement="middle"), r"norm_placement='middle' .*choose one of pre, post, both"),
+    (lambda: Stack(parallel=True, mlp=None), r"parallel=True .*an mlp"),
+    (lambda: Stack(parallel=True, norm_placement="post"), r"parallel=True .*norm_placement='pre'"),
+    (lambda: Stack(parallel=True, norm_placement="both"), r"parallel=True .*norm_placement='pre'"),
     (lambda: Stack(dropout=1), r"dropout=1 .*below 1"),
     (lambda: Stack(3, Attention(windows=(0, 2))), r"depth=3 .*multiple of the 2 windows"),
     (lambda: Readout(softcap=-1.0), r"readout.softcap=-1.0 .*positive"),
@@ -283,6 +306,11 @@ REFUSED = [
     (lambda: decoder(attention=Attention(3)), r"decoder.attention.heads=3 .*width=8 must be divisible.*head_width"),
     (lambda: decoder(attention=Attention(8)), r"decoder.position.fraction=1.0 .*even whole number, not 1"),
     (lambda: decoder(Position(fraction=0.25)), r"decoder.position.fraction=0.25 .*even whole number, not 1"),
+    (lambda: decoder(Position(fraction=1e-9)), r"decoder.position.fraction=1e-09 .*even whole number, not 4e-09"),
+    (
+        lambda: decoder(Position(fraction=0.50001)),
+        r"decoder.position.fraction=0.50001 .*whole number, not 2.00004",
+    ),
     (
         lambda: decoder(Position(fraction=0.5, scaling=Scaling("ntk"))),
         r"decoder.position.scaling.kind='ntk' .*at least 4 features .*not 2",
@@ -290,6 +318,10 @@ REFUSED = [
     (
         lambda: ModelConfig(11, 9, decoder=Stack(attention=Attention(3), position=Position("sinusoidal"))),
         r"width=9 .*even width",
+    ),
+    (
+        lambda: decoder(encoder=Stack(2, Attention(2)), parallel=True),
+        r"decoder.parallel=True .*leave it False beside an encoder",
     ),
     (lambda: decoder(pooler=True), r"pooler=True .*encoder without a decoder"),
     (

@@ -81,7 +81,30 @@ def _mixed() -> ModelConfig:
     return _config(12, encoder=encoder, decoder=Stack(2, attention, Mlp(8, bias=True)), readout=Readout(tied=False))
 
 
-_BUILDERS = (_gpt2, _llama, _gemma, _alibi, _bare, _bert, _stretched, _t5, _original, _mixed)
+def _gemma2() -> ModelConfig:
+    attention = Attention(2, 1, 6, scale=0.3, softcap=3.0, windows=(3, 0))
+    stack = Stack(2, attention, Mlp(16, "gelu_tanh"), Norm(zero_centred=True), "both")
+    return _config(8, decoder=stack, embedding_scale=True, readout=Readout(softcap=5.0))
+
+
+def _neox() -> ModelConfig:
+    scaling = Scaling("yarn", 4.0, original_length=16, low=0.2, high=2.0, magnitude=1.3)
+    position, mlp = Position(base=50.0, fraction=0.5, scaling=scaling), Mlp(16, "gelu", gated=False, bias=True)
+    attention = Attention(2, head_width=16, bias=True, output_bias=True)
+    stack = Stack(3, attention, mlp, _LAYER, position=position, parallel=True)
+    return _config(8, decoder=stack, readout=Readout(tied=False))
+
+
+def _sandwich() -> ModelConfig:
+    position = Position("sinusoidal", base=30.0, halves=True)
+    encoder = Stack(2, _BIASED, _PLAIN, _LAYER, position=position, parallel=True)
+    decoder = Stack(2, Attention(2), Mlp(12), Norm(epsilon=1e-5), "both", position)
+    return _config(8, encoder=encoder, decoder=decoder, readout=Readout(bias=True))
+
+
+_BUILDERS = (
+    _gpt2, _llama, _gemma, _alibi, _bare, _bert, _stretched, _t5, _original, _mixed, _gemma2, _neox, _sandwich,
+)  # fmt: skip
 GRID = {build.__name__[1:]: build() for build in _BUILDERS}
 
 
@@ -163,7 +186,7 @@ def _read(config: ModelConfig, params: dict, x) -> np.ndarray:
 
 
 def _stack(config: ModelConfig, stack: Stack, params: dict, x, memory, causal: bool) -> np.ndarray:
-    steps, pre = np.arange(len(x)), stack.norm_placement == "pre"
+    steps, placement = np.arange(len(x)), stack.norm_placement
     x = x + _absolute(config, stack, params, steps)
     x = _norm(stack.norm, params["embedding_norm"], x) if stack.embedding_norm else x
     for layer in range(stack.depth):
@@ -171,19 +194,22 @@ def _stack(config: ModelConfig, stack: Stack, params: dict, x, memory, causal: b
         behind, windows = steps[:, None] - steps, stack.attention.windows or (0,)
         seen = (behind >= 0) & (behind < (windows[layer % len(windows)] or len(x))) | (not causal)
 
-        def half(name, part, x, block=block):
-            norm = functools.partial(_norm, stack.norm, block[f"{name}_norm"])
-            return x + part(norm(x)) if pre else norm(x + part(x))
+        def half(name, part, x, seen=None, block=block):
+            norm, seen = functools.partial(_norm, stack.norm), x if seen is None else seen
+            if placement == "post":
+                return norm(block[f"{name}_norm"], x + part(x))
+            out = part(norm(block[f"{name}_norm"], seen))
+            return x + (norm(block[f"{name}_post_norm"], out) if placement == "both" else out)
 
-        own, cross = block["attention"], block.get("cross_attention")
+        own, cross, before = block["attention"], block.get("cross_attention"), x
         bias = _bias(stack, params, behind, causal)
         x = half("attention", lambda h: _attention(config, stack, own, h, h, seen, bias, True), x)  # noqa: B023
         if memory is not None:
             all_seen, none = np.ones((len(x), len(memory)), bool), np.zeros(stack.attention.heads)
             x = half("cross", lambda h: _attention(config, stack, cross, h, memory, all_seen, none, False), x)  # noqa: B023
         if stack.mlp is not None:
-            x = half("mlp", lambda h: _mlp(stack.mlp, block["mlp"], h), x)  # noqa: B023
-    return _norm(stack.norm, params["final_norm"], x) if pre else x
+            x = half("mlp", lambda h: _mlp(stack.mlp, block["mlp"], h), x, before if stack.parallel else x)  # noqa: B023
+    return x if placement == "post" else _norm(stack.norm, params["final_norm"], x)
 
 
 def _attention(config: ModelConfig, stack: Stack, params: dict, x, memory, seen, bias, is_self: bool) -> np.ndarray:
@@ -233,17 +259,31 @@ def _absolute(config: ModelConfig, stack: Stack, params: dict, steps) -> np.ndar
         out = params["positions"]["table"][: len(steps)]
     elif position.kind == "sinusoidal":
         for feature in range(config.width):
-            angle = steps / position.base ** (feature // 2 * 2 / config.width)
-            out[:, feature] = (np.cos if feature % 2 else np.sin)(angle)
+            pair, is_cosine = divmod(feature, 2)
+            if position.halves:
+                is_cosine, pair = divmod(feature, config.width // 2)
+            out[:, feature] = (np.cos if is_cosine else np.sin)(steps / position.base ** (2 * pair / config.width))
     return out
 
 
 def _turn(position: Position, x) -> np.ndarray:
-    """Features i and i + R / 2 as a complex number, times e^(i angle); scaled linearly."""
-    half = int(x.shape[1] * position.fraction) // 2
-    angles = np.arange(len(x))[:, None] / position.scaling.factor * position.base ** (-np.arange(half) / half)
-    turned = (x[:, :half] + 1j * x[:, half : 2 * half]) * np.exp(1j * angles)
+    """Features i and i + R / 2 as a complex number, times magnitude e^(i angle)."""
+    half, scaling = int(x.shape[1] * position.fraction) // 2, position.scaling
+    frequencies = position.base ** (-np.arange(half) / half) * _shrinks(position, half)
+    turn = (scaling.magnitude or 1) * np.exp(1j * np.arange(len(x))[:, None] * frequencies)
+    turned = (x[:, :half] + 1j * x[:, half : 2 * half]) * turn
     return np.concatenate([turned.real, turned.imag, x[:, 2 * half :]], axis=1)
+
+
+def _shrinks(position: Position, half: int) -> np.ndarray:
+    """What each pair's frequency is multiplied by: 1 / factor, or for YaRN a ramp from 1 to it."""
+    scaling = position.scaling
+    if scaling.kind != "yarn":
+        return np.full(half, 1 / scaling.factor)
+    # The pair that turns so many times within the original length, as if pairs were continuous.
+    place = lambda turns: half * math.log(scaling.original_length / (2 * math.pi * turns), position.base)  # noqa: E731
+    first, last = math.floor(place(scaling.high)), math.ceil(place(scaling.low))
+    return np.interp(np.arange(half), [first, last], [1, 1 / scaling.factor])
 
 
 def _bias(stack: Stack, params: dict, behind, causal: bool) -> np.ndarray:

@@ -37,6 +37,37 @@ PUBLISHED = {
     "qwen3-0.6b": 596_049_920,
     "qwen3-1.7b": 1_720_574_976,
     "gemma-2b": 2_506_172_416,
+    "gemma2-2b": 2_614_341_888,
+    "gemma2-9b": 9_241_705_984,
+    "gemma2-27b": 27_227_128_320,
+    "llama3.2-1b": 1_235_814_400,
+    "llama3.2-3b": 3_212_749_824,
+    "minilm-l6": 22_713_216,
+    "pythia-70m": 70_426_624,
+    "pythia-160m": 162_322_944,
+    "pythia-410m": 405_334_016,
+    "pythia-1b": 1_011_781_632,
+    "pythia-1.4b": 1_414_647_808,
+    "pythia-2.8b": 2_775_208_960,
+    "pythia-6.9b": 6_857_302_016,
+    "pythia-12b": 11_846_072_320,
+    # Less the two rows of positions that no token reads.
+    "roberta-base": 124_645_632 - 2 * 768,
+    "roberta-large": 355_359_744 - 2 * 1024,
+}
+# As printed without embedding and read-out: Biderman et al. 2023, table 1, and the report on Gemma 2, table 2.
+BETWEEN = {
+    "pythia-70m": 18_915_328,
+    "pythia-160m": 85_056_000,
+    "pythia-410m": 302_311_424,
+    "pythia-1b": 805_736_448,
+    "pythia-1.4b": 1_208_602_624,
+    "pythia-2.8b": 2_517_652_480,
+    "pythia-6.9b": 6_444_163_072,
+    "pythia-12b": 11_327_027_200,
+    "gemma2-2b": 2_024_517_888,
+    "gemma2-9b": 8_324_201_984,
+    "gemma2-27b": 26_047_480_320,
 }
 # In units of the last digit that the paper prints (Vaswani et al., table 3, and Brown et al., table 2.1), which rounds.
 ROUNDED = {
@@ -57,6 +88,12 @@ def test_totals_are_the_published_ones(name, count):
     assert models.ledger(models.get(name)).total == count
 
 
+@pytest.mark.parametrize(("name", "count"), BETWEEN.items())
+def test_what_is_between_embedding_and_read_out_is_the_published_count(name, count):
+    rows = models.ledger(models.get(name)).rows
+    assert sum(row.count for row in rows if row.part not in ("embedding/table", "readout/kernel")) == count
+
+
 @pytest.mark.parametrize(("name", "count", "tolerance"), [(name, *pair) for name, pair in ROUNDED.items()])
 def test_totals_are_near_the_printed_ones(name, count, tolerance):
     assert models.ledger(models.get(name)).total == pytest.approx(count, abs=tolerance)
@@ -71,6 +108,11 @@ def test_formulas_agree_with_the_shapes_row_by_row(name):
 VARIANTS = {
     "attention only": lambda c: change(c, decoder=dict(mlp=None)),
     "post-norm": lambda c: change(c, decoder=dict(norm_placement="post", embedding_norm=True)),
+    "both norms": lambda c: change(c, decoder=dict(norm_placement="both"), encoder=dict(norm_placement="both")),
+    "both norms, layer norm, attention only": lambda c: change(
+        c, decoder=dict(norm_placement="both", norm=models.Norm("layer", bias=True), mlp=None)
+    ),
+    "parallel": lambda c: change(c, encoder=dict(parallel=True)),
     "attention biases": lambda c: change(
         c, decoder=dict(attention=models.Attention(4, 2, bias=True, output_bias=True))
     ),

@@ -379,6 +379,18 @@ def test_parameter_paths_of_an_encoder_decoder():
     assert shapes_of(model, source=jnp.zeros((1, 3), jnp.int32)) == expected
 
 
+def test_parameter_paths_of_a_decoder_with_norms_on_both_sides():
+    stack = Stack(3, Attention(2), Mlp(20, gated=False), norm_placement="both")
+    model = Transformer(ModelConfig(13, 8, encoder=dataclasses.replace(stack, norm_placement="pre"), decoder=stack))
+    norms = [f"{half}_{name}" for half in ("attention", "cross", "mlp") for name in ("norm", "post_norm")]
+    blocks = plain_blocks(norms, ("attention", "cross_attention"))
+    found = shapes_of(model, source=jnp.zeros((1, 3), jnp.int32))
+    assert {path: shape for path, shape in found.items() if path.startswith("decoder/")} == {
+        **{f"decoder/blocks/{path}": shape for path, shape in blocks.items()},
+        "decoder/final_norm/scale": (8,),
+    }
+
+
 # The other entries
 
 

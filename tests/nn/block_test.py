@@ -39,16 +39,52 @@ def parts(block, params):
 
 
 @pytest.mark.parametrize("crosses", [False, True])
-@pytest.mark.parametrize("fields", [{}, {"mlp": None}, {"norm_placement": "post"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"mlp": None},
+        {"norm_placement": "post"},
+        {"norm_placement": "both"},
+        {"norm_placement": "both", "mlp": None},
+    ],
+    ids=str,
+)
 def test_each_half_is_normalised_and_added_where_the_placement_says(crosses, fields):
     block, params = build(crosses, **fields)
     out, cache = block.apply({"params": params}, X, MEMORY, VIEW, CROSS, Tap())
     x = X
     for name, part in parts(block, params):
-        norm = lambda x: Normalize(block.config, block.stack.norm).apply({"params": params[name]}, x)  # noqa: B023, E731
-        x = norm(x + part(x)) if fields.get("norm_placement") == "post" else x + part(norm(x))
+        norm = lambda x, name=name: Normalize(block.config, block.stack.norm).apply({"params": params[name]}, x)  # noqa: E731
+        if fields.get("norm_placement") == "both":
+            x = x + norm(part(norm(x)), name.replace("_norm", "_post_norm"))
+        else:
+            x = norm(x + part(x)) if fields.get("norm_placement") == "post" else x + part(norm(x))
     assert cache is None
     np.testing.assert_allclose(out, x, rtol=1e-5, atol=1e-5)
+
+
+def test_halves_in_parallel_read_the_same_residual():
+    block, params = build(False, parallel=True)
+    assert set(params) == {"attention", "attention_norm", "mlp", "mlp_norm"}
+    out, _ = block.apply({"params": params}, X, None, VIEW, CROSS, Tap())
+    norm = lambda x, name: Normalize(block.config, block.stack.norm).apply({"params": params[name]}, x)  # noqa: E731
+    added = [part(norm(X, name)) for name, part in parts(block, params)]
+    assert len(added) == 2
+    np.testing.assert_allclose(out, X + added[0] + added[1], rtol=1e-5, atol=1e-5)
+    in_turn, _ = build(False)[0].apply({"params": params}, X, None, VIEW, CROSS, Tap())
+    assert np.abs(out - in_turn).max() > 0.1
+
+
+def test_parallel_halves_drop_what_they_add_apart():
+    block, params = build(False, parallel=True, dropout=0.5)
+    tap = Tap(("output", "mlp/outer"))
+    rngs = {"dropout": jax.random.key(0)}
+    out, _ = block.apply({"params": params}, X, None, VIEW, CROSS, tap, train=True, rngs=rngs)
+    left, parts_added = out - X, (2 * tap.captured["output"], 2 * tap.captured["mlp/outer"])
+    kept = [np.abs(left - sum(chosen, np.zeros_like(X))) < 1e-4 for chosen in
+            ((), parts_added[:1], parts_added[1:], parts_added)]  # fmt: skip
+    assert np.any(kept, axis=0).all() and all(0.1 < np.mean(one) < 0.4 for one in kept)
 
 
 @pytest.mark.parametrize("crosses", [False, True])
@@ -57,6 +93,8 @@ def test_a_block_has_the_parameters_that_it_uses(crosses):
     cross = {"cross_attention", "cross_norm"} if crosses else set()
     assert set(params) == {"attention", "attention_norm", "mlp", "mlp_norm"} | cross
     assert set(build(crosses, mlp=None)[1]) == {"attention", "attention_norm"} | cross
+    after = {f"{half}_post_norm" for half in ("attention", "mlp", *(["cross"] if crosses else []))}
+    assert set(build(crosses, norm_placement="both")[1]) == set(params) | after
 
 
 def test_what_a_half_adds_is_dropped_and_the_residual_is_not():

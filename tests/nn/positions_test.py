@@ -85,6 +85,26 @@ def test_rotation_turns_the_configured_share_by_the_configured_frequencies(kind,
     np.testing.assert_allclose(rotation(config, stack, QUERIES)(heads), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_fraction_that_rounds_down_turns_every_feature_of_its_share():
+    config, stack = settings(Position(base=100.0, fraction=30 / 44), heads=1, width=44)
+    assert 44 * stack.position.fraction < 30
+    heads = np.random.default_rng(0).normal(size=(2, 2, 1, 44)).astype(np.float32)
+    angles = QUERIES[..., None, None] * frequencies("none", 15)
+    turned = (heads[..., :15] + 1j * heads[..., 15:30]) * np.exp(1j * angles)
+    expected = np.concatenate([turned.real, turned.imag, heads[..., 30:]], axis=-1)
+    np.testing.assert_allclose(rotation(config, stack, QUERIES)(heads), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_yarn_takes_another_magnitude():
+    def turned(magnitude):
+        scaling = Scaling("yarn", factor=4.0, original_length=64, low=1.0, high=8.0, magnitude=magnitude)
+        config, stack = settings(Position(base=100.0, scaling=scaling), heads=1)
+        return np.asarray(rotation(config, stack, QUERIES)(np.ones((2, 2, 1, 16), np.float32)))
+
+    np.testing.assert_allclose(np.linalg.norm(turned(2.5), axis=-1), 2.5 * 4.0, rtol=1e-5)  # 4 is the norm of 16 ones
+    np.testing.assert_allclose(turned(2.5), 2.5 * turned(1.0), rtol=1e-5, atol=1e-6)
+
+
 def test_yarn_grows_queries_and_keys_and_leaves_the_fastest_pair():
     scaling = Scaling("yarn", factor=4.0, original_length=64, low=1.0, high=8.0)
     config, stack = settings(Position(base=100.0, scaling=scaling), heads=1)

@@ -28,7 +28,15 @@ def stacks():
     plain = Stack(4, Attention(2), Mlp(12), position=Position("rotary"))
     windows = dataclasses.replace(plain, attention=Attention(2, 1, windows=(0, 2)), position=Position("alibi"))
     post = dataclasses.replace(plain, depth=3, norm_placement="post", position=Position("none"), norm=Norm("layer"))
-    return {"plain": (plain, False), "windows": (windows, False), "crossing": (post, True)}
+    both = dataclasses.replace(plain, depth=3, norm_placement="both")
+    parallel = dataclasses.replace(plain, depth=3, parallel=True)
+    return {
+        "plain": (plain, False),
+        "windows": (windows, False),
+        "crossing": (post, True),
+        "both": (both, True),
+        "parallel": (parallel, False),
+    }
 
 
 def quick(function):
@@ -79,7 +87,7 @@ def looped(layers):
                 mask = mask & masks.window(steps, steps, windows[layer % len(windows)])
             one = jax.tree.map(lambda leaf: leaf[layer], params["blocks"])  # noqa: B023
             x = apply(one, x, mask, bias)
-        if stack.norm_placement == "pre":
+        if stack.norm_placement != "post":
             x = Normalize(config, stack.norm).apply({"params": params["final_norm"]}, x)
         return x
 
@@ -102,7 +110,16 @@ def expected():
 
 @pytest.mark.parametrize(
     ("name", "unroll"),
-    [("plain", 1), ("plain", 2), ("plain", 4), ("windows", 1), ("windows", 4), ("crossing", 1)],
+    [
+        ("plain", 1),
+        ("plain", 2),
+        ("plain", 4),
+        ("windows", 1),
+        ("windows", 4),
+        ("crossing", 1),
+        ("both", 1),
+        ("parallel", 3),
+    ],
 )
 def test_scan_is_a_loop_in_value_and_gradient(expected, name, unroll):
     layers = layers_of(*stacks()[name], unroll=unroll)

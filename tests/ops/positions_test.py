@@ -43,6 +43,15 @@ def test_sinusoid_follows_base_and_batched_positions():
     np.testing.assert_allclose(actual[1, 0, 2:], [math.sin(5 / 10), math.cos(5 / 10)], atol=1e-6)
 
 
+def test_halves_are_all_sines_and_then_all_cosines():
+    width, places = 10, jnp.arange(40).reshape(2, 20)
+    alternating, halves = (positions.sinusoid(places, width, 500.0, halves=halves) for halves in (False, True))
+    order = [*range(0, width, 2), *range(1, width, 2)]
+    np.testing.assert_array_equal(halves, np.asarray(alternating)[..., order])
+    np.testing.assert_allclose(halves[0, :, 1], np.sin(np.arange(20) / 500 ** (2 / width)), atol=1e-5)
+    np.testing.assert_allclose(halves[0, :, 6], np.cos(np.arange(20) / 500 ** (2 / width)), atol=1e-5)
+
+
 @pytest.mark.parametrize("width", [0, 5, -2])
 def test_odd_widths_are_refused(width):
     with pytest.raises(ValueError, match=f"width={width}"):
@@ -136,6 +145,14 @@ def test_llama3_and_yarn_keep_fast_pairs_and_interpolate_slow_ones():
         assert ((ratio < 0.99) & (ratio > 1.01 / settings["factor"])).sum() > 3
 
 
+@pytest.mark.parametrize("magnitude", [1.0, 0.5, 1.3])
+def test_yarn_takes_its_magnitude_as_it_is_given(magnitude):
+    plain, _ = positions.rotary_frequencies(64, **YARN)
+    frequencies, found = positions.rotary_frequencies(64, magnitude=magnitude, **YARN)
+    assert found == magnitude
+    np.testing.assert_array_equal(frequencies, plain)
+
+
 def test_yarn_with_a_ramp_of_no_width_is_a_step():
     # All pairs of so short a text turn less than `low` times: start and stop both land on pair 0.
     settings = {"kind": "yarn", "factor": 2.0, "original_length": 4, "low": 1.0, "high": 2.0}
@@ -153,6 +170,11 @@ def test_yarn_with_a_ramp_of_no_width_is_a_step():
         (LLAMA3 | {"low": None}, "low=None"),
         (LLAMA3 | {"low": 4.0}, "low=4.0"),
         (YARN | {"low": 0.0}, "low=0.0"),
+        (YARN | {"magnitude": 0.0}, "magnitude=0.0"),
+        (YARN | {"magnitude": -1.0}, "magnitude=-1.0"),
+        (YARN | {"magnitude": math.nan}, "magnitude=nan"),
+        (LLAMA3 | {"magnitude": 1.2}, "magnitude=1.2, kind='llama3'.*only yarn.*None"),
+        ({"magnitude": 1.2}, "magnitude=1.2, kind='none'"),
     ],
 )
 def test_scalings_refuse_what_cannot_work(settings, named):

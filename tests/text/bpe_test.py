@@ -1,13 +1,14 @@
 import collections
 import json
 import os
+import pickle
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from transformer import text
 
@@ -172,6 +173,42 @@ def test_the_end_follows_the_settings(tmp_path, settings, end):
     assert text.load(tmp_path / "again").end == end
 
 
+def test_special_tokens_have_roles_and_are_read_where_asked(tmp_path):
+    names = ["<s>", "</s>", "<pad>", "<|user|>"]
+    made = table([], special=names)
+    ids = {name: made.token_to_id(name) for name in names}
+    made.post_processor = processors.RobertaProcessing(("</s>", ids["</s>"]), ("<s>", ids["<s>"]))
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"pad_token": {"content": "<pad>"}}))
+    tokenizer = text.load(tmp_path)
+    assert isinstance(tokenizer, text.BPE)
+    assert (tokenizer.begin, tokenizer.end, tokenizer.pad) == (ids["<s>"], ids["</s>"], ids["<pad>"])
+    assert tokenizer.opening == ids["<s>"]
+    around = tokenizer.encode("a<|user|>b", special=True).tolist()
+    plain = tokenizer.encode("a<|user|>b").tolist()
+    (a,), (b,) = tokenizer.encode("a"), tokenizer.encode("b")
+    assert around == [ids["<s>"], a, ids["<|user|>"], b, ids["</s>"]]
+    assert not set(plain) & set(ids.values()) and tokenizer.decode(plain) == "a<|user|>b"
+    assert tokenizer.decode(around) == "ab"
+    assert tokenizer.decode(around, keep_end=True) == "<s>a<|user|>b</s>"
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert copy.encode("a<|user|>b", special=True).tolist() == around
+    assert (copy.fingerprint, copy.begin, copy.pad) == (tokenizer.fingerprint, tokenizer.begin, tokenizer.pad)
+
+
+def test_the_fingerprint_knows_what_is_put_around_a_text(tmp_path):
+    fingerprints = set()
+    for single in ("$A", "<s> $A", "$A <s>"):
+        made = table([], special=["<s>", "<|endoftext|>"])
+        made.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<s>", 256)])
+        made.save(str(tmp_path / "tokenizer.json"))
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>", "bos_token": None}))
+        fingerprints.add(text.load(tmp_path).fingerprint)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>", "bos_token": "<s>"}))
+    fingerprints.add(text.load(tmp_path).fingerprint)
+    assert len(fingerprints) == 4
+
+
 def test_without_an_end_there_is_none(tmp_path):
     table([]).save(str(tmp_path / "tokenizer.json"))
     assert text.load(tmp_path).end is None
@@ -205,8 +242,12 @@ def test_a_truncated_file_is_named(tmp_path, position):
 
 def test_other_schemes_are_refused(tmp_path):
     tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ValueError, match="expected byte-level BPE, got WordLevel"):
-        text.load(tmp_path)
+    with pytest.raises(ValueError, match=r"tokenizer\.json .*expected byte-level BPE, got WordLevel decoded by None"):
+        text.BPE.load(tmp_path)
+    other = table([])
+    other.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    with pytest.raises(ValueError, match="expected byte-level BPE, got BPE decoded by Sequence"):
+        text.BPE(other, end=None)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +277,8 @@ def test_a_missing_byte_is_refused(tmp_path):
     content["model"]["vocab"]["added"] = content["model"]["vocab"].pop("Ġ")
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="byte 32 is not in the vocabulary"):
-        text.load(tmp_path)
+        text.BPE.load(tmp_path)
+    assert isinstance(text.load(tmp_path), text.Published)
 
 
 @pytest.mark.parametrize(

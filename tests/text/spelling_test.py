@@ -1,4 +1,5 @@
 import hypothesis
+import pytest
 from hypothesis import strategies
 
 from transformer.text import spelling
@@ -19,3 +20,9 @@ def test_any_bytes_can_be_read(content):
 def test_a_surrogate_is_one_character_and_half_of_one_is_broken():
     assert b"\xed\xa0\x80".decode("utf-8", spelling.SURROGATES) == "\ud800"
     assert b"\xed\xa0a".decode("utf-8", spelling.SURROGATES) == "\ufffd\ufffda"
+
+
+def test_what_is_no_unicode_is_named():
+    assert spelling.check_unicode("a\U0001f642") == "a\U0001f642"
+    with pytest.raises(ValueError, match=r"text\[1\] is '\\ud83d', a lone surrogate"):
+        spelling.check_unicode("a\ud83d")

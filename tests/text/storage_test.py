@@ -41,3 +41,15 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(ValueError, match="is a file: give a folder"):
         text.Bytes().save(tmp_path / "taken")
+
+
+@pytest.mark.parametrize("name", ["spiece.model", "tokenizer.model", "source.spm", "tokenizer.json"])
+def test_nothing_is_saved_beside_another_tokenizer(tmp_path, name):
+    (tmp_path / name).write_text("")
+    with pytest.raises(ValueError, match=rf"{name} is another tokenizer \(\w+, not characters\)"):
+        text.Characters.train(CORPUS).save(tmp_path)
+
+
+def test_bytes_are_written_as_they_are(tmp_path):
+    storage.write(tmp_path / "model", b"\xff\r\n\x00")
+    assert (tmp_path / "model").read_bytes() == b"\xff\r\n\x00"

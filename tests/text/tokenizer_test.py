@@ -177,3 +177,17 @@ def test_fingerprints_tell_tables_apart():
     fingerprints = {tokenizer.fingerprint for tokenizer in [*TOKENIZERS.values(), *others]}
     assert len(fingerprints) == len(TOKENIZERS) + len(others)
     assert text.Bytes().fingerprint == hashlib.sha256(json.dumps(["bytes", []]).encode()).hexdigest()
+
+
+@everyone
+def test_what_is_trained_here_puts_nothing_around_a_text(tokenizer):
+    string = "Der Zug fährt, naïve 日本語"
+    np.testing.assert_array_equal(tokenizer.encode(string, special=True), tokenizer.encode(string))
+    assert tokenizer.encode(string, special=True).dtype == np.int32
+    assert (tokenizer.begin, tokenizer.pad, tokenizer.opening) == (None, None, tokenizer.end)
+
+
+def test_the_beginning_opens_where_there_is_one():
+    tokenizer = text.Bytes()
+    tokenizer.begin = 7
+    assert (tokenizer.opening, tokenizer.end) == (7, 256)

@@ -1,6 +1,6 @@
 """Text in, batches out: sources, corpora on disk, objectives, and batches as a function of (seed, step)."""
 
-from transformer.data.batches import Batches, batches, pipeline_speed, validation_batches
+from transformer.data.batches import Batches, batches, pipeline_speed, sliding_batches, validation_batches
 from transformer.data.config import SPLITS, TOKENIZERS, Data, Tfds, Tokenizer
 from transformer.data.corpus import Corpus, Counts, check_fingerprint, load, prepare
 from transformer.data.objectives import Example, causal
@@ -24,5 +24,6 @@ __all__ = [
     "load",
     "pipeline_speed",
     "prepare",
+    "sliding_batches",
     "validation_batches",
 ]

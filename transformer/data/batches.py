@@ -102,6 +102,41 @@ def validation_batches(
         yield batch
 
 
+def sliding_batches(stream: np.ndarray, *, length: int, stride: int, batch_size: int) -> Iterator[Example]:
+    """A stream of ids once, each target in the window that shows it the most of what came before.
+
+    Windows of `length` inputs begin `stride` apart. Of the first one all targets count, of the others the last `stride`:
+    so every token but the first is a target with weight 1 exactly once, and all but those of the first window are
+    predicted from at least `length - stride + 1` tokens. Padding has weight 0.
+
+    Args:
+      stream: `[tokens]` integers, at least two.
+      length: T of each window.
+      stride: from 1, the most context and the most work, to `length`, windows side by side.
+      batch_size: B, windows in a batch; the last batch is filled up.
+
+    Raises:
+      ValueError: if there is nothing to predict, or an argument is out of range.
+    """
+    if len(stream) < 2:
+        raise ValueError(f"the text has {len(stream)} tokens, so there is nothing to predict: give more text")
+    if not 1 <= stride <= length:
+        raise ValueError(f"stride={stride} must lie between 1 and length={length}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: use 1 or more")
+    targets = len(stream) - 1
+    starts = np.arange(0, max(targets - length, 0) + stride, stride)
+    padded = np.concatenate([stream, np.zeros(starts[-1] + length, stream.dtype)])
+    places = np.arange(length)
+    for first in range(0, len(starts), batch_size):
+        begin = np.resize(starts[first : first + batch_size], batch_size)  # repeats fill up the last batch
+        batch = causal(_rows(padded, begin, length))
+        fresh = (places >= length - stride) | (begin == 0)[:, None]
+        real = np.arange(batch_size) < len(starts) - first
+        batch["weights"] = (fresh & (begin[:, None] + places < targets) & real[:, None]).astype(np.float32)
+        yield batch
+
+
 def pipeline_speed(corpus: Corpus, *, batch_size: int, seed: int = 0, seconds: float = 1.0) -> float:
     """Tokens per second that `batches` alone delivers to one consumer, measured for about `seconds`."""
     pipeline = batches(corpus, batch_size=batch_size, seed=seed)
@@ -118,7 +153,7 @@ def _rows(stream: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
 
 
 def _examples(corpus: Corpus, rows: np.ndarray) -> Example:
-    return causal(rows, end=corpus.tokenizer.end, segments=corpus.segments)
+    return causal(rows, end=corpus.tokenizer.opening, segments=corpus.segments)
 
 
 def _process_slice(batch_size: int, process_index: int, process_count: int) -> slice:

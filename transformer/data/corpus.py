@@ -28,8 +28,8 @@ Value = str | int | float | bool
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """How much one side holds. `predicted_bytes` are the UTF-8 bytes that the targets, `stream[1:]`, stand for: an end
-    token stands for none, and the first token of a stream is never a target."""
+    """How much one side holds. `predicted_bytes` are the UTF-8 bytes that the targets, `stream[1:]`, stand for: an
+    opening token stands for none, and the first token of a stream is never a target."""
 
     documents: int
     bytes: int
@@ -43,7 +43,7 @@ class Corpus:
 
     train: (
         np.ndarray
-    )  # [tokens] uint16 or uint32, mapped from disk; the end token, if there is one, opens each document
+    )  # [tokens] uint16 or uint32, mapped from disk; the opening token, if there is one, opens each document
     validation: np.ndarray
     tokenizer: text.Tokenizer
     length: int  # T
@@ -67,7 +67,7 @@ class Corpus:
         return self.counts["validation"].predicted_bytes
 
 
-def prepare(config: Data, folder: str | os.PathLike[str]) -> Corpus:
+def prepare(config: Data, folder: str | os.PathLike[str], tokenizer: text.Tokenizer | None = None) -> Corpus:
     """Tokenises the text of `config` into `folder`, or maps what already lies there if it was made from the same.
 
     The same means: an equal hash of all text, equal settings of split, tokenizer, length and segments, and arrays with
@@ -75,6 +75,11 @@ def prepare(config: Data, folder: str | os.PathLike[str]) -> Corpus:
     The tokenizer learns from the training side only; a table of characters is the exception, because one that lacks a
     validation character could not spell it. All text is held in memory meanwhile. Where several processes share a disk,
     let one return before the others call.
+
+    Args:
+      config: what to read, and how.
+      folder: of the corpus.
+      tokenizer: what `config.tokenizer.folder` holds or held; None loads it from there.
 
     Raises:
       ValueError: if the source is missing, empty, not UTF-8, or too short for one row on either side; if the tokenizer
@@ -86,7 +91,7 @@ def prepare(config: Data, folder: str | os.PathLike[str]) -> Corpus:
     if not found:
         wanted = f" in files ending in {' or '.join(config.suffixes)}" if pathlib.Path(config.path).is_dir() else ""
         raise ValueError(f"data.path={config.path!r} holds no text{wanted}: point it to some")
-    loaded = _load_tokenizer(config)
+    loaded = tokenizer or _load_tokenizer(config)
     request = _request(config, found, loaded)
     if (corpus := _existing(folder, request)) is not None:
         return corpus
@@ -179,7 +184,7 @@ def _build(
     storage.refuse_strangers(folder)
     sides = dict(zip(SIDES, divide(found, config), strict=True))
     tokenizer = loaded or _train_tokenizer(config, sides["train"], found)
-    if config.segments and tokenizer.end is None:
+    if config.segments and tokenizer.opening is None:
         raise ValueError(f"data.segments=True needs an end token, and {tokenizer.kind} has none: choose another")
     streams = {name: _stream(side, tokenizer) for name, side in sides.items()}
     for name, stream in streams.items():
@@ -199,8 +204,8 @@ def _build(
 
 
 def _stream(side: list[Document], tokenizer: text.Tokenizer) -> np.ndarray:
-    """`[tokens]`: the ids of all documents, each behind the end token if the tokenizer has one."""
-    opening = () if tokenizer.end is None else (np.asarray([tokenizer.end]),)
+    """`[tokens]`: the ids of all documents, each behind the opening token if the tokenizer has one."""
+    opening = () if tokenizer.opening is None else (np.asarray([tokenizer.opening]),)
     encoded = tokenizer.encode_batch([document.text for document in side])
     pieces = [piece for ids in encoded for piece in (*opening, ids)]
     return np.concatenate(pieces).astype(np.uint16 if tokenizer.size <= 2**16 else np.uint32)
@@ -208,7 +213,8 @@ def _stream(side: list[Document], tokenizer: text.Tokenizer) -> np.ndarray:
 
 def _count(side: list[Document], stream: np.ndarray, tokenizer: text.Tokenizer) -> Counts:
     total = sum(len(document.text.encode()) for document in side)
-    return Counts(len(side), total, len(stream), total - len(tokenizer.spell(stream[:1])))
+    first = 0 if tokenizer.opening is not None else len(tokenizer.spell(stream[:1]))
+    return Counts(len(side), total, len(stream), total - first)
 
 
 def _existing(folder: pathlib.Path, request: Mapping[str, Value]) -> Corpus | None:

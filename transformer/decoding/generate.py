@@ -168,13 +168,20 @@ def _choice(vocab: int, method: Method, key, stop: int | Sequence[int], pad: int
     key = jax.random.key(0) if key is None else key
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
         raise ValueError(f"key must be one typed key, such as jax.random.key(0), not {type(key).__name__}")
-    stop = np.atleast_1d(np.asarray(stop, np.int32) if np.size(stop) else np.zeros(0, np.int32))
-    wrong = stop[(stop < 0) | (stop >= vocab)]
-    if wrong.size:
-        raise ValueError(f"stop holds {wrong[0]}, outside the model's vocabulary of {vocab}")
     if not penalty > 0:
         raise ValueError(f"repetition_penalty={penalty}: it must be positive; 1 changes nothing")
-    return loop.Choice(key, stop, np.int32(pad), None if penalty == 1 else np.float32(penalty))
+    return loop.Choice(key, _stops(vocab, stop), np.int32(pad), None if penalty == 1 else np.float32(penalty))
+
+
+def _stops(vocab: int, stop: int | Sequence[int]) -> np.ndarray:
+    """The tokens that end a row, `[N]` int32."""
+    stops = np.atleast_1d(np.asarray(stop))
+    if stops.ndim > 1 or (stops.size and not np.issubdtype(stops.dtype, np.integer)):
+        raise ValueError(f"stop={stop!r} must be a token's id or several, integers; leave it out to stop at none")
+    wrong = stops[(stops < 0) | (stops >= vocab)]
+    if wrong.size:
+        raise ValueError(f"stop holds {wrong[0]}, outside the model's vocabulary of {vocab}")
+    return stops.astype(np.int32)
 
 
 def _source(config: ModelConfig, batch: int, source, source_mask) -> tuple[np.ndarray | None, np.ndarray | None]:

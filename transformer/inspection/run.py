@@ -19,7 +19,7 @@ def run(
     tokens: jax.Array,
     *,
     capture: Iterable[str] | str = (),
-    patches: Iterable[Patch] = (),
+    patches: Iterable[Patch] | Patch = (),
     **model_arguments,
 ) -> tuple[jax.Array, Taps]:
     """Logits, and the activations that were asked for.
@@ -28,7 +28,7 @@ def run(
         taps["decoder/3/pattern"]  # [B, H, T, S]
         taps["decoder/*/pattern"]  # [L, B, H, T, S]
 
-        ablate = lambda head: run(model, params, tokens, patches=(Patch("decoder/3/mixed", 0.0, head=head),))[0]
+        ablate = lambda head: run(model, params, tokens, patches=Patch("decoder/3/mixed", 0.0, head=head))[0]
         logits = jax.vmap(ablate)(jnp.arange(heads))  # [heads, B, T, V]
 
     Compiled once for each capture, structure of patches and set of shapes: other values, layers, heads and positions
@@ -39,8 +39,8 @@ def run(
       tokens: `[B, T]` ids.
       capture: names of sites, or globs over them: `*` is anything within one step of a name, `**` anything. Of a
         layered site only the matching layers are kept in memory.
-      patches: applied in this order, each before its site is captured. A site is `decoder/3/pattern`, or
-        `decoder/*/pattern` with the patch's `layer`, or without it in every layer.
+      patches: one, or several that are applied in this order, each before its site is captured. A site is
+        `decoder/3/pattern`, or `decoder/*/pattern` with the patch's `layer`, or without it in every layer.
       **model_arguments: as in `Transformer.__call__`, and `rngs`; booleans are compiled in.
 
     Returns:
@@ -52,7 +52,7 @@ def run(
     flags = {name: value for name, value in model_arguments.items() if isinstance(value, bool)}
     arrays = {name: value for name, value in model_arguments.items() if name not in flags}
     flags = tuple(sorted(flags.items()))
-    patches = tuple(patches)
+    patches = (patches,) if isinstance(patches, Patch) else tuple(patches)
     if patches:
         found = discover(model, params, tokens, arrays, flags)
         patches = tuple(resolve(patch, found, model.config) for patch in patches)

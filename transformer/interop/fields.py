@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
+import sys
 from typing import Any
 
 REQUIRED = object()
+LARGEST = 2**31 - 1  # ids and positions are 32-bit integers
+LAYERS = 10_000  # far more than any model has: a damaged file may ask for billions, and lists are made of them
+WORDS = {  # what JSON calls them
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
 
 # What says nothing about the function that the model computes: bookkeeping, ids of special tokens, initial values,
 # labels of classifiers, and settings of text generation.
@@ -53,25 +66,42 @@ class Fields:
         value = self.values.get(name, default)
         if value is REQUIRED:
             raise ValueError(f"{self.where} has no field {name!r}, which the architecture needs: restore the file")
-        kind = kind or (type(default) if isinstance(default, (bool, int, float, str)) else None)
-        kind = (int, float) if kind is float else kind
-        if kind is not None and not (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
-            raise ValueError(f"{self.where}: {name}={value!r} is of the wrong type; such as {default!r} was expected")
+        kinds = kind if isinstance(kind, tuple) else (kind or type(default),)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            expected = " or ".join(WORDS[kind] for kind in kinds)
+            raise ValueError(
+                f"{self.where}: {name}={reprlib.repr(value)} is of the wrong type: {expected} was expected"
+            )
         return value
 
-    def size(self, name: str, default: Any = REQUIRED) -> int:
-        """A positive whole number; None stays None where that is the default."""
-        value = self.take(name, default, (int, type(None)) if default is None else int)
-        if value is not None and value < 1:
-            raise ValueError(f"{self.where}: {name}={value!r} cannot work: it must be positive")
+    def size(self, name: str, default: Any = REQUIRED, most: int = LARGEST, null: bool = False) -> int:
+        """A whole number from 1 to `most`; raises ValueError for others.
+
+        Args:
+          null: whether None is a value too; it is where it is the default.
+        """
+        value = self.take(name, default, (int, type(None)) if null or default is None else int)
+        if value is not None and not 1 <= value <= most:
+            raise ValueError(f"{self.where}: {name}={reprlib.repr(value)} cannot work: it must lie in [1, {most}]")
         return value
+
+    def layers(self, name: str, default: Any = REQUIRED) -> int:
+        """The depth of a stack; errors as of `size`."""
+        return self.size(name, default, LAYERS)
+
+    def number(self, name: str, default: Any = REQUIRED, null: bool = False) -> float:
+        """A finite number; raises ValueError for others; `null` as of `size`."""
+        value = self.take(name, default, (int, float, type(None)) if null or default is None else (int, float))
+        if value is not None and not abs(value) <= sys.float_info.max:
+            raise ValueError(f"{self.where}: {name}={reprlib.repr(value)} cannot work: it must be finite")
+        return None if value is None else float(value)
 
     def choose(self, name: str, table: dict[Any, Any], default: Any = REQUIRED) -> Any:
         """What a table makes of a field's value; raises ValueError if it has no such entry."""
         value = self.take(name, default, (str, bool, int, type(None)))
         if value not in table:
             known = ", ".join(map(str, table))
-            raise ValueError(f"{self.where}: {name}={value!r} has no counterpart here; there are {known}")
+            raise ValueError(f"{self.where}: {name}={reprlib.repr(value)} has no counterpart here; there are {known}")
         return table[value]
 
     def expect(self, name: str, wanted: Any, default: Any = REQUIRED) -> None:
@@ -79,7 +109,7 @@ class Fields:
         self._taken.add(name)
         value = self.values.get(name, wanted if default is REQUIRED else default)
         if value != wanted:
-            raise ValueError(f"{self.where}: {name}={value!r} has no counterpart here; only {wanted!r} has")
+            raise ValueError(f"{self.where}: {name}={reprlib.repr(value)} has no counterpart here; only {wanted!r} has")
 
     def ignore(self, *names: str) -> None:
         """Fields that change nothing in this architecture."""
@@ -94,9 +124,8 @@ class Fields:
                 continue
             near = difflib.get_close_matches(name, self._taken, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(
-                f"{self.where}: the field {name}={value!r} is not known, so the model may not be the same{hint}"
-            )
+            field = f"the field {name}={reprlib.repr(value)}"
+            raise ValueError(f"{self.where}: {field} is not known, so the model may not be the same{hint}")
 
 
 ACTIVATIONS = {  # theirs to ours; the first of several names for one of ours is the one that is written

@@ -15,9 +15,8 @@ def resolve(folder: str | os.PathLike[str], config: str) -> pathlib.Path:
     """The folder itself, or, for the name of a model on the hub, the folder that it was fetched to.
 
     Raises:
-      FileNotFoundError: if there is neither.
+      FileNotFoundError: if there is neither, or the extra is missing that fetching needs.
       ValueError: if a folder holds no `config.json`.
-      ImportError: if the extra is missing that fetching needs.
     """
     path = pathlib.Path(folder)
     if path.is_dir():

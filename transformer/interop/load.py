@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,13 +21,13 @@ from transformer.interop import hub, weights
 from transformer.interop.families import FAMILIES
 from transformer.interop.family import Family
 from transformer.interop.fields import Fields
-from transformer.interop.rows import Row, Shape
+from transformer.interop.rows import Row, Shape, copy
 from transformer.interop.weights import Tensor
 from transformer.models.config import DTYPES, ModelConfig
 from transformer.models.transformer import Transformer
 
 CONFIG = "config.json"
-ALIGNMENT = 64  # bytes; JAX on a CPU then takes an array as it lies, without copying it
+ALIGNMENT = 64  # bytes; `jax.device_put` to a CPU then takes an array as it lies, without copying it
 
 Place = Callable[[np.ndarray], Any]
 
@@ -36,12 +37,17 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
     return (pathlib.Path(path) / CONFIG).is_file()
 
 
+def resolve(folder: str | os.PathLike[str]) -> pathlib.Path:
+    """The folder itself, or that to which a model of this name was fetched from the hub; raises as `load`."""
+    return hub.resolve(folder, CONFIG)
+
+
 def load(
     folder: str | os.PathLike[str],
     *,
     dtype: str = "float32",
     param_dtype: str | None = None,
-    place: Place = jnp.asarray,
+    place: Place = jax.device_put,
 ) -> tuple[Transformer, dict, text.Tokenizer | None]:
     """A pretrained model from a folder in the format of Hugging Face, or from the hub.
 
@@ -68,14 +74,14 @@ def load(
     for name, value in (("dtype", dtype), ("param_dtype", param_dtype or dtype)):
         if value not in DTYPES:
             raise ValueError(f"{name}={value!r}: choose one of {', '.join(DTYPES)}")
-    folder = hub.resolve(folder, CONFIG)
+    folder = resolve(folder)
     fields = _fields(folder)
     family = fields.choose("model_type", FAMILIES)
     found = _Found(family, weights.tensors(folder))
     try:
         config = family.read(fields, found)
     except ValueError as error:  # what our config refuses does not know of the file
-        where = "" if fields.where in str(error) else f"{fields.where}: "
+        where = "" if str(folder) in str(error) else f"{fields.where}: "
         raise ValueError(f"{where}{error}") from None
     fields.finish()
     rows = family.rows(config, fields.values)
@@ -86,12 +92,13 @@ def load(
     return Transformer(config), _params(rows, config, wanted, place), tokenizer
 
 
-def shapes(config: ModelConfig) -> dict[str, Shape]:
+@functools.lru_cache(maxsize=8)
+def shapes(config: ModelConfig) -> Mapping[str, Shape]:
     """The shape of every parameter of a model, by path."""
     token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     source = token if config.encoder is not None and config.decoder is not None else None
     tree = jax.eval_shape(Transformer(config).init, jax.random.key(0), token, source=source)["params"]
-    return {path: leaf.shape for path, leaf in flatten(tree).items()}
+    return types.MappingProxyType({path: leaf.shape for path, leaf in flatten(tree).items()})
 
 
 def flatten(params: dict) -> dict[str, Any]:
@@ -104,7 +111,7 @@ def _fields(folder: pathlib.Path) -> Fields:
     path = folder / CONFIG
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}): fetch it again") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no JSON object: fetch it again")
@@ -136,6 +143,10 @@ class _Found(Mapping):
         """Whether two tensors hold the same numbers."""
         if one not in self or other not in self or self[one].shape != self[other].shape:
             return False
+        for name in (one, other):
+            weights.check_type(self[name])
+        if self[one].dtype != self[other].dtype:
+            return False
         pairs = zip(self[one].pieces(), self[other].pieces(), strict=True)
         return all(np.array_equal(piece, fellow) for (_, piece), (_, fellow) in pairs)
 
@@ -152,7 +163,7 @@ def _wanted(rows: list[Row], config: ModelConfig, found: _Found, folder: pathlib
     sizes, wanted = shapes(config), {}
     for row in rows:
         for name, _ in row.names(sizes):
-            tensor = found.get(name, found.get(row.instead))
+            tensor = found.get(name, found.get(row.alias))
             if tensor is None:
                 raise ValueError(f"{folder}: the tensor {name!r} is missing: fetch the weights again")
             shape = row.shape(sizes)
@@ -160,7 +171,8 @@ def _wanted(rows: list[Row], config: ModelConfig, found: _Found, folder: pathlib
                 raise ValueError(f"{tensor.path}: {tensor.name} has shape {tensor.shape}; {CONFIG} asks for {shape}")
             weights.check_type(tensor)
             wanted[name] = tensor
-    _check_rest({name: tensor for name, tensor in found.items() if tensor not in wanted.values()}, wanted, found)
+    read = set(wanted.values())
+    _check_rest({name: tensor for name, tensor in found.items() if tensor not in read}, wanted, found)
     return wanted
 
 
@@ -175,7 +187,9 @@ def _check_rest(rest: Mapping[str, Tensor], wanted: Mapping[str, Tensor], found:
             raise ValueError(f"{tensor.path}: {tensor.name} is left over: the model of {CONFIG} has no place for it")
         if not found.same(name, original):
             fellow = found[original].name
-            raise ValueError(f"{tensor.path}: {tensor.name} differs from {fellow}, but {CONFIG} says that it repeats it")
+            raise ValueError(
+                f"{tensor.path}: {tensor.name} differs from {fellow}, but {CONFIG} says that it repeats it"
+            )
 
 
 def _params(rows: list[Row], config: ModelConfig, found: Mapping[str, Tensor], place: Place) -> dict:
@@ -203,7 +217,7 @@ def _fill(row: Row, ours: list[np.ndarray], tensor: Tensor) -> None:
     for place, piece in tensor.pieces():
         kept = piece[max(row.skip - place.start, 0) :]
         start = max(place.start - row.skip, 0)
-        target[start : start + len(kept)] = kept
+        copy(target[start : start + len(kept)], kept)
 
 
 def _aligned(shape: Shape, dtype: np.dtype) -> np.ndarray:

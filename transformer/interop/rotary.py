@@ -27,13 +27,19 @@ def read(fields: Fields, length: int, head_width: int, base: float = 10_000.0, f
     Raises:
       ValueError: if a field or a kind of scaling has no counterpart.
     """
-    base, scaling = fields.take("rope_theta", base, (int, float)), fields.take("rope_scaling", None, (dict, type(None)))
-    parameters = fields.take("rope_parameters", None, (dict, type(None)))
+    base = fields.number("rope_theta", base)
+    scaling, parameters = (fields.take(f"rope_{name}", None, (dict, type(None))) for name in ("scaling", "parameters"))
+    if scaling and parameters and scaling != parameters:
+        raise ValueError(
+            f"{fields.where}: rope_scaling and rope_parameters differ: leave out the one that is not meant"
+        )
     inner = Fields(parameters or scaling or {}, f"{fields.where}: rope_parameters" if parameters else fields.where)
     if any(isinstance(value, dict) for value in inner.values.values()):
         raise ValueError(f"{inner.where} differ between layers, which has no counterpart here")
-    base = float(inner.take("rope_theta", base, (int, float)))
-    turned = int(head_width * inner.take("partial_rotary_factor", fraction, (int, float)))
+    base, fraction = inner.number("rope_theta", base), inner.number("partial_rotary_factor", fraction)
+    if head_width < 1 or not 0 < fraction <= 1:
+        raise ValueError(f"{inner.where}: {fraction:g} of a head of width {head_width} cannot turn: restore the file")
+    turned = int(head_width * fraction)
     scaled = _scaling(inner, length)
     inner.finish()
     return Position("rotary", base, turned / head_width, scaled)
@@ -44,26 +50,30 @@ def _scaling(inner: Fields, length: int) -> Scaling:
     kind = inner.choose("rope_type", KINDS, legacy)
     if kind == "none":
         return Scaling()
-    factor = float(inner.take("factor", kind=(int, float)))
+    factor = inner.number("factor")
+    if factor < 1:
+        raise ValueError(f"{inner.where}: factor={factor:g} cannot work: it must be at least 1")
     if kind == "linear":
         return Scaling("linear", factor)
-    original = inner.take("original_max_position_embeddings", length, int)
+    original = inner.size("original_max_position_embeddings", length)
     if kind == "dynamic":  # which the publisher's library measures against the longest sequence
         return Scaling("dynamic", factor, length)
     if kind == "llama3":
-        low, high = (float(inner.take(f"{name}_freq_factor", kind=(int, float))) for name in ("low", "high"))
+        low, high = (inner.number(f"{name}_freq_factor") for name in ("low", "high"))
         return Scaling("llama3", factor, original, low, high)
     inner.expect("truncate", True)
-    low, high = (inner.take(f"beta_{name}", default, (int, float)) for name, default in (("slow", 1.0), ("fast", 32.0)))
-    return Scaling("yarn", factor, original, float(low), float(high), _magnitude(inner, factor))
+    low, high = inner.number("beta_slow", 1.0), inner.number("beta_fast", 32.0)
+    return Scaling("yarn", factor, original, low, high, _magnitude(inner, factor))
 
 
 def _magnitude(inner: Fields, factor: float) -> float | None:
     """What turned queries and keys are multiplied by; None for what the paper says."""
-    number = (int, float, type(None))
-    given, over, under = (inner.take(name, None, number) for name in ("attention_factor", "mscale", "mscale_all_dim"))
+    given, over, under = (inner.number(name, None) for name in ("attention_factor", "mscale", "mscale_all_dim"))
+    for name, value in (("mscale", over), ("mscale_all_dim", under)):
+        if value is not None and value < 0:
+            raise ValueError(f"{inner.where}: {name}={value:g} cannot work: it must not be negative")
     if given is not None:
-        return float(given)
+        return given
     return _growth(factor, over) / _growth(factor, under) if over and under else None
 
 

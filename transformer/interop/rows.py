@@ -16,6 +16,7 @@ import einops
 import numpy as np
 
 LAYER = "{}"
+TILE = 64  # rows that are copied at a time
 
 Shape = tuple[int, ...]
 
@@ -30,14 +31,14 @@ class Row:
         begins with an axis that counts them.
       pattern: of one layer, theirs -> ours.
       skip: rows at the beginning of theirs that stand for nothing; dropped on the way in, zeros on the way out.
-      instead: the tensor that is read where theirs is not there.
+      alias: another name of the tensor: read where theirs is missing, and written beside it.
     """
 
     theirs: str
     ours: str | tuple[str, ...]
     pattern: str
     skip: int = 0
-    instead: str | None = None
+    alias: str | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -73,14 +74,16 @@ class Row:
     def write(self, ours: Sequence[np.ndarray]) -> np.ndarray:
         """Our arrays of one layer as their tensor."""
         out = einops.rearrange(ours[0] if isinstance(self.ours, str) else np.stack(ours), self._reversed)
-        padding = [(self.skip, 0)] + [(0, 0)] * (out.ndim - 1)
-        return np.ascontiguousarray(np.pad(out, padding) if self.skip else out)
+        theirs = np.zeros((out.shape[0] + self.skip, *out.shape[1:]), out.dtype)
+        copy(theirs[self.skip :], out)
+        return theirs
 
     def target(self, ours: np.ndarray) -> np.ndarray | None:
         """A view of ours whose axes are theirs, where there is one: then their tensor can be read piece by piece."""
-        if isinstance(self.ours, tuple) or "(" in self._left or "1" in self._left:
+        if isinstance(self.ours, tuple):
             return None
-        return einops.rearrange(ours, self._reversed)
+        view = einops.rearrange(ours, self._reversed)
+        return view if np.may_share_memory(view, ours) else None
 
     @property
     def _left(self) -> str:
@@ -95,6 +98,12 @@ class Row:
         """The size of every letter, from the shape of one of ours in one layer."""
         full = (len(self.ours), *shape) if isinstance(self.ours, tuple) else shape
         return dict(zip(self.pattern.split(" -> ")[1].split(), full, strict=True))
+
+
+def copy(target: np.ndarray, source: np.ndarray) -> None:
+    """Copies `[N, ...]`, a few rows at a time: where one side is transposed, its cache lines then serve several rows."""
+    for start in range(0, len(source), TILE):
+        target[start : start + TILE] = source[start : start + TILE]
 
 
 def linear(theirs: str, ours: str, pattern: str, bias: bool) -> list[Row]:

@@ -23,7 +23,7 @@ from transformer.interop.family import Family
 from transformer.interop.fields import Fields
 from transformer.interop.load import CONFIG, flatten, shapes
 from transformer.interop.rows import Row
-from transformer.models.config import ModelConfig, Position, Scaling, Stack
+from transformer.models.config import DTYPES, ModelConfig, Position, Scaling, Stack
 from transformer.models.transformer import Transformer
 
 TRAINING = ("init", "dtype", "param_dtype", "unroll", "remat")  # fields that change no function
@@ -62,16 +62,16 @@ def save(
     chosen = family_of(model.config, family)
     arrays = flatten(params)
     _check_params(arrays, model.config)
-    target = pathlib.Path(folder)
+    target = pathlib.Path(folder).resolve()  # a link is not replaced, but what it names is
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"folder={str(target)!r} is in use: name a new or empty folder")
+        raise ValueError(f"folder={str(folder)!r} is in use: name a new or empty folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         content = _content(chosen, model.config, arrays, ids)
         (scratch / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         theirs = _Theirs(chosen.rows(model.config, content), arrays)
-        weights.save(scratch, theirs, theirs.sizes, shard)
+        weights.save(scratch, theirs, theirs.kinds, shard)
         if tokenizer is not None:
             tokenizer.save(scratch)
         scratch.chmod(0o755)  # a scratch folder is closed to others
@@ -101,7 +101,9 @@ def family_of(config: ModelConfig, name: str | None = None) -> Family:
             return family
         refusals.append((len(differences), family.name, differences[0]))
     _, nearest, difference = min(refusals)
-    raise ValueError(f"no family of models has this config; the nearest, {nearest}, has no counterpart for {difference}")
+    raise ValueError(
+        f"no family of models has this config; the nearest, {nearest}, has no counterpart for {difference}"
+    )
 
 
 def canonical(config: ModelConfig) -> ModelConfig:
@@ -160,7 +162,8 @@ def _differences(family: Family, config: ModelConfig) -> list[str]:
     try:
         written = json.loads(json.dumps(family.write(config, {})))
         rows = family.rows(config, written)
-        names = _Names(name for row in rows if set(row.paths) <= set(shapes(config)) for name, _ in row.names(shapes(config)))
+        sizes = shapes(config)
+        names = _Names(name for row in rows if set(row.paths) <= set(sizes) for name, _ in row.names(sizes))
         got = family.read(Fields(written, CONFIG), names)
     except ValueError as error:
         return [str(error)] * UNWRITTEN
@@ -188,8 +191,10 @@ def _check_params(arrays: Mapping[str, Any], config: ModelConfig) -> None:
     for path in sorted(set(sizes) ^ set(arrays)):
         raise ValueError(f"params: {path} is {'missing' if path in sizes else 'not a parameter of this model'}")
     for path, shape in sizes.items():
-        if tuple(arrays[path].shape) != shape:
-            raise ValueError(f"params: {path} has shape {tuple(arrays[path].shape)}, but the model has {shape}")
+        if np.shape(arrays[path]) != shape:
+            raise ValueError(f"params: {path} has shape {np.shape(arrays[path])}, but the model has {shape}")
+        if arrays[path].dtype not in weights.NAMES:
+            raise ValueError(f"params: {path} is {arrays[path].dtype}: make it one of {', '.join(DTYPES)}")
 
 
 def _ids(tokenizer: text.Tokenizer | None) -> dict[str, int]:
@@ -213,8 +218,9 @@ class _Theirs(Mapping):
         self._ours = ours
         sizes = {path: tuple(leaf.shape) for path, leaf in ours.items()}
         self._made = {name: (row, layer) for row in rows for name, layer in row.names(sizes)}
-        self.sizes = {
-            name: math.prod(row.shape(sizes)) * jnp.dtype(ours[row.paths[0]].dtype).itemsize
+        self._made |= {row.alias: (row, None) for row in rows if row.alias}
+        self.kinds = {
+            name: weights.Kind(row.shape(sizes), np.dtype(ours[row.paths[0]].dtype))
             for name, (row, _) in self._made.items()
         }
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from transformer import text
 from transformer.interop import hub
+from transformer.interop.fields import Fields
 from transformer.interop.load import CONFIG, load
 from transformer.models.transformer import Transformer
 
@@ -55,7 +56,7 @@ class SentenceEncoder:
         """Ids with their special tokens, padded on the right: `[B, T]` int32, and `[B, T]` booleans, True = real."""
         rows = [self._row(sentence) for sentence in sentences]
         longest = max(map(len, rows))
-        width = min(-(-longest // MULTIPLE) * MULTIPLE, self.length)
+        width = min(max(1, -(-longest // MULTIPLE)) * MULTIPLE, self.length)
         ids = np.full((len(rows), width), self.tokenizer.pad or 0, np.int32)
         mask = np.arange(width) < np.array([len(row) for row in rows])[:, None]
         ids[mask] = np.concatenate(rows)
@@ -75,11 +76,11 @@ def sentence_encoder(folder: str | os.PathLike[str], *, dtype: str = "float32") 
     folder = hub.resolve(folder, CONFIG)
     normalize = _normalizes(folder)
     _check_pooling(folder)
+    length = _length(folder)
     model, params, tokenizer = load(folder, dtype=dtype)
     if tokenizer is None or model.config.encoder is None or model.config.decoder is not None:
         raise ValueError(f"{folder} is no sentence encoder: an encoder alone and its tokenizer are needed")
-    most = _json(folder / LENGTH).get("max_seq_length") if (folder / LENGTH).is_file() else None
-    length = min(most or model.config.length, model.config.length)
+    length = min(length or model.config.length, model.config.length)
     return SentenceEncoder(model, params, tokenizer, length, normalize)
 
 
@@ -87,7 +88,8 @@ def _normalizes(folder: pathlib.Path) -> bool:
     """Whether `modules.json` ends in a normalisation; raises ValueError for a module without a counterpart."""
     if not (folder / MODULES).is_file():
         return True
-    kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in _json(folder / MODULES)]
+    modules = [module if isinstance(module, dict) else {} for module in _json(folder / MODULES, list)]
+    kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ValueError(
             f"{folder / MODULES} chains {', '.join(kinds)}; Transformer, Pooling and, at the end, Normalize are known"
@@ -99,16 +101,31 @@ def _check_pooling(folder: pathlib.Path) -> None:
     path = folder / POOLING
     if not path.is_file():
         return
-    modes = [name for name, value in _json(path).items() if name.startswith("pooling_mode") and value not in (False, None)]
-    if modes not in (["pooling_mode_mean_tokens"], ["pooling_mode"]) or _json(path).get("pooling_mode", "mean") != "mean":
+    content = _json(path, dict)
+    modes = [name for name, value in content.items() if name.startswith("pooling_mode") and value not in (False, None)]
+    if modes not in (["pooling_mode_mean_tokens"], ["pooling_mode"]) or content.get("pooling_mode", "mean") != "mean":
         raise ValueError(f"{path} asks for {', '.join(modes) or 'no pooling'}; only the mean over tokens is known")
 
 
-def _json(path: pathlib.Path):
+def _length(folder: pathlib.Path) -> int | None:
+    """The tokens of a sentence that the folder asks for; raises ValueError for what has no counterpart."""
+    if not (folder / LENGTH).is_file():
+        return None
+    fields = Fields(_json(folder / LENGTH, dict), str(folder / LENGTH))
+    fields.expect("do_lower_case", False)  # the tokenizer's own is another field
+    length = fields.size("max_seq_length", None)
+    fields.finish()
+    return length
+
+
+def _json(path: pathlib.Path, kind: type):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}): fetch it again") from None
+    if not isinstance(content, kind):
+        raise ValueError(f"{path} holds no JSON {'object' if kind is dict else 'list'}: fetch it again")
+    return content
 
 
 @functools.partial(jax.jit, static_argnames=("model", "normalize"))

@@ -5,19 +5,32 @@ from __future__ import annotations
 import json
 import math
 import pathlib
+import struct
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DTYPES = {"F32": np.dtype("float32"), "F16": np.dtype("float16"), "BF16": np.dtype(ml_dtypes.bfloat16)}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PIECE = 32 * 2**20  # bytes read at a time; what is mapped counts as memory until its file is closed
 SHARD = 4 * 2**30  # bytes in one file that is written
+
+
+class Kind(NamedTuple):
+    """What a tensor is before it is made."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Tensor(NamedTuple):
@@ -34,9 +47,14 @@ class Tensor(NamedTuple):
             return file.get_tensor(self.name)
 
     def pieces(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Rows of it, a few at a time, each with its place."""
-        rows, size = self.shape[0], math.prod(self.shape) * self.dtype.itemsize
-        step = max(1, rows * PIECE // max(size, 1))
+        """Rows of it, a few at a time, each with its place; a tensor without axes counts as one row."""
+        if not self.shape:
+            yield slice(0, 1), self.read()[None]
+        size = Kind(self.shape, self.dtype).size
+        if not self.shape or not size:
+            return
+        rows = self.shape[0]
+        step = max(1, rows * PIECE // size)
         for start in range(0, rows, step):
             place = slice(start, min(start + step, rows))
             with _opened(self.path) as file:
@@ -69,31 +87,52 @@ def check_type(tensor: Tensor) -> None:
         raise ValueError(f"{tensor.path}: {tensor.name} is none of float32, float16 and bfloat16: convert it first")
 
 
-def save(folder: pathlib.Path, arrays: Mapping[str, np.ndarray], sizes: Mapping[str, int], shard: int = SHARD) -> None:
+def save(folder: pathlib.Path, arrays: Mapping[str, np.ndarray], kinds: Mapping[str, Kind], shard: int = SHARD) -> None:
     """Writes tensors into a folder, in files of about `shard` bytes, with an index where there are several.
 
     Args:
-      arrays: read once each, in order, so that a mapping may make them as it goes.
-      sizes: the bytes of each.
+      arrays: asked for once each, so that a mapping may make them as it goes: one is in memory at a time.
+      kinds: what each of them is.
     """
     groups: list[list[str]] = [[]]
     filled = 0
-    for name, size in sizes.items():
-        if groups[-1] and filled + size > shard:
+    for name, kind in kinds.items():
+        if groups[-1] and filled + kind.size > shard:
             groups.append([])
             filled = 0
         groups[-1].append(name)
-        filled += size
+        filled += kind.size
     if len(groups) == 1:
-        save_file({name: arrays[name] for name in groups[0]}, folder / SINGLE, {"format": "pt"})
+        _write(folder / SINGLE, arrays, {name: kinds[name] for name in groups[0]})
         return
     where = {}
     for index, names in enumerate(groups, 1):
         file = f"model-{index:05d}-of-{len(groups):05d}.safetensors"
-        save_file({name: arrays[name] for name in names}, folder / file, {"format": "pt"})
+        _write(folder / file, arrays, {name: kinds[name] for name in names})
         where |= dict.fromkeys(names, file)
-    content = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
+    content = {"metadata": {"total_size": sum(kind.size for kind in kinds.values())}, "weight_map": where}
     (folder / INDEX).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], kinds: Mapping[str, Kind]) -> None:
+    """A file of tensors one by one, which the library that reads them would write only whole.
+
+    The format: 8 bytes that hold the header's length, the header in JSON, filled up with spaces so that numbers are
+    aligned, and the numbers (https://github.com/huggingface/safetensors).
+    """
+    names = sorted(kinds, key=lambda name: -kinds[name].dtype.itemsize)  # so they stay aligned
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}  # without which the publisher's library reads nothing
+    end = 0
+    for name in names:
+        shape, dtype = kinds[name]
+        start, end = end, end + kinds[name].size
+        header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    content = json.dumps(header).encode()
+    content += b" " * (-len(content) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(content)) + content)
+        for name in names:
+            file.write(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8))
 
 
 def _opened(path: pathlib.Path):
@@ -104,11 +143,11 @@ def _opened(path: pathlib.Path):
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    if (folder / SINGLE).is_file():  # which the publisher's library prefers too
+        return [folder / SINGLE]
     if (folder / INDEX).is_file():
         return _indexed(folder)
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    found = sorted(folder.glob("*.safetensors"))
+    found = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
     if len(found) == 1:
         return found
     if found:
@@ -128,7 +167,7 @@ def _indexed(folder: pathlib.Path) -> list[pathlib.Path]:
     try:
         where = json.loads(path.read_text())["weight_map"]
         names = sorted(set(where.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as an index ({type(error).__name__}): restore it") from None
     files = []
     for name in names:

@@ -7,8 +7,8 @@ cross-attention. Every default stands here once. A choice among implementations 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import typing
+
+from transformer.models.checks import check_probability, check_types, one_of, require
 
 NORMS = ("layer", "rms")
 PLACEMENTS = ("pre", "post", "both")
@@ -18,39 +18,6 @@ SCALINGS = ("none", "linear", "ntk", "dynamic", "llama3", "yarn")
 DTYPES = ("float32", "bfloat16", "float16")
 REMATS = ("none", "full", "dots", "dots_without_batch")
 INITS = ("normal", "fan_in", "xavier")
-
-
-def _require(condition: bool, field: str, value: object, fix: str) -> None:
-    if not condition:
-        raise ValueError(f"{field}={value!r} cannot work: {fix}")
-
-
-def _one_of(field: str, value: str, choices: tuple[str, ...]) -> None:
-    _require(value in choices, field, value, f"choose one of {', '.join(choices)}")
-
-
-def _check_types(config: object, prefix: str = "") -> None:
-    """Refuse a value of another type than its field's; a whole number will do for a float."""
-    hints = _hints(type(config))
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        _require(_fits(value, hints[field.name]), prefix + field.name, value, f"its type is {field.type}")
-
-
-_hints = functools.cache(typing.get_type_hints)
-
-
-def _fits(value: object, hint: object) -> bool:
-    if typing.get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
-    types = typing.get_args(hint) or (hint,)
-    if isinstance(value, bool):
-        return bool in types
-    return isinstance(value, types) or (float in types and isinstance(value, int))
-
-
-def _probability(field: str, value: float) -> None:
-    _require(0.0 <= value < 1.0, field, value, "a dropout rate is at least 0 and below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +30,10 @@ class Norm:
     zero_centred: bool = False  # multiply by 1 + scale, as Gemma does
 
     def __post_init__(self):
-        _check_types(self, "norm.")
-        _one_of("norm.kind", self.kind, NORMS)
-        _require(self.epsilon > 0, "norm.epsilon", self.epsilon, "it must be positive")
-        _require(not (self.bias and self.kind == "rms"), "norm.bias", self.bias, "only norm.kind='layer' has a bias")
+        check_types(self, "norm.")
+        one_of("norm.kind", self.kind, NORMS)
+        require(self.epsilon > 0, "norm.epsilon", self.epsilon, "it must be positive")
+        require(not (self.bias and self.kind == "rms"), "norm.bias", self.bias, "only norm.kind='layer' has a bias")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +48,14 @@ class Scaling:
     magnitude: float | None = None  # yarn: multiplies turned queries and keys; None: 0.1 ln(factor) + 1
 
     def __post_init__(self):
-        _check_types(self, "scaling.")
-        _one_of("scaling.kind", self.kind, SCALINGS)
-        _require(self.factor >= 1.0, "scaling.factor", self.factor, "it must be at least 1")
-        _require(self.original_length > 0, "scaling.original_length", self.original_length, "it must be positive")
-        _require(0 < self.low < self.high, "scaling.low", self.low, f"it must lie between 0 and high={self.high}")
+        check_types(self, "scaling.")
+        one_of("scaling.kind", self.kind, SCALINGS)
+        require(self.factor >= 1.0, "scaling.factor", self.factor, "it must be at least 1")
+        require(self.original_length > 0, "scaling.original_length", self.original_length, "it must be positive")
+        require(0 < self.low < self.high, "scaling.low", self.low, f"it must lie between 0 and high={self.high}")
         if self.magnitude is not None:
-            _require(self.kind == "yarn", "scaling.magnitude", self.magnitude, "only scaling.kind='yarn' reads it")
-            _require(self.magnitude > 0, "scaling.magnitude", self.magnitude, "it must be positive")
+            require(self.kind == "yarn", "scaling.magnitude", self.magnitude, "only scaling.kind='yarn' reads it")
+            require(self.magnitude > 0, "scaling.magnitude", self.magnitude, "it must be positive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,16 +72,16 @@ class Position:
     halves: bool = False  # sinusoidal: all sines and then all cosines, as in tensor2tensor, rather than alternating
 
     def __post_init__(self):
-        _check_types(self, "position.")
-        _one_of("position.kind", self.kind, POSITIONS)
-        _require(self.base > 1, "position.base", self.base, "it must exceed 1")
-        _require(0 < self.fraction <= 1, "position.fraction", self.fraction, "it must lie in (0, 1]")
-        _require(
+        check_types(self, "position.")
+        one_of("position.kind", self.kind, POSITIONS)
+        require(self.base > 1, "position.base", self.base, "it must exceed 1")
+        require(0 < self.fraction <= 1, "position.fraction", self.fraction, "it must lie in (0, 1]")
+        require(
             self.buckets >= 4 and self.buckets % 2 == 0, "position.buckets", self.buckets, "use an even number >= 4"
         )
-        _require(self.distance > self.buckets // 2, "position.distance", self.distance, "it must exceed buckets / 2")
+        require(self.distance > self.buckets // 2, "position.distance", self.distance, "it must exceed buckets / 2")
         splits = self.kind == "sinusoidal" or not self.halves
-        _require(splits, "position.halves", self.halves, "only position.kind='sinusoidal' has sines and cosines")
+        require(splits, "position.halves", self.halves, "only position.kind='sinusoidal' has sines and cosines")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,19 +100,17 @@ class Attention:
     dropout: float = 0.0  # on the pattern
 
     def __post_init__(self):
-        _check_types(self, "attention.")
-        _require(self.heads > 0, "attention.heads", self.heads, "it must be positive")
+        check_types(self, "attention.")
+        require(self.heads > 0, "attention.heads", self.heads, "it must be positive")
         if self.kv_heads is not None:
             divides = self.kv_heads > 0 and self.heads % self.kv_heads == 0
-            _require(divides, "attention.kv_heads", self.kv_heads, f"it must divide heads={self.heads}")
+            require(divides, "attention.kv_heads", self.kv_heads, f"it must divide heads={self.heads}")
         if self.head_width is not None:
-            _require(self.head_width > 0, "attention.head_width", self.head_width, "it must be positive")
+            require(self.head_width > 0, "attention.head_width", self.head_width, "it must be positive")
         if self.softcap is not None:
-            _require(self.softcap > 0, "attention.softcap", self.softcap, "it must be positive")
-        _require(
-            all(w >= 0 for w in self.windows), "attention.windows", self.windows, "windows are 0 (all) or positive"
-        )
-        _probability("attention.dropout", self.dropout)
+            require(self.softcap > 0, "attention.softcap", self.softcap, "it must be positive")
+        require(all(w >= 0 for w in self.windows), "attention.windows", self.windows, "windows are 0 (all) or positive")
+        check_probability("attention.dropout", self.dropout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,11 +124,11 @@ class Mlp:
     dropout: float = 0.0  # on the inner activations
 
     def __post_init__(self):
-        _check_types(self, "mlp.")
+        check_types(self, "mlp.")
         if self.width is not None:
-            _require(self.width > 0, "mlp.width", self.width, "it must be positive")
-        _one_of("mlp.activation", self.activation, ACTIVATIONS)
-        _probability("mlp.dropout", self.dropout)
+            require(self.width > 0, "mlp.width", self.width, "it must be positive")
+        one_of("mlp.activation", self.activation, ACTIVATIONS)
+        check_probability("mlp.dropout", self.dropout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,15 +149,15 @@ class Stack:
     dropout: float = 0.0  # on embeddings and on what each half-block adds to the residual
 
     def __post_init__(self):
-        _check_types(self)
-        _require(self.depth > 0, "depth", self.depth, "a stack needs at least one layer")
-        _one_of("norm_placement", self.norm_placement, PLACEMENTS)
-        _probability("dropout", self.dropout)
+        check_types(self)
+        require(self.depth > 0, "depth", self.depth, "a stack needs at least one layer")
+        one_of("norm_placement", self.norm_placement, PLACEMENTS)
+        check_probability("dropout", self.dropout)
         if self.parallel:
-            _require(self.mlp is not None, "parallel", True, "it needs an mlp beside attention")
-            _require(self.norm_placement == "pre", "parallel", True, "it needs norm_placement='pre'")
+            require(self.mlp is not None, "parallel", True, "it needs an mlp beside attention")
+            require(self.norm_placement == "pre", "parallel", True, "it needs norm_placement='pre'")
         period = max(1, len(self.attention.windows))
-        _require(self.depth % period == 0, "depth", self.depth, f"it must be a multiple of the {period} windows")
+        require(self.depth % period == 0, "depth", self.depth, f"it must be a multiple of the {period} windows")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,9 +171,9 @@ class Readout:
     softcap: float | None = None  # logits become softcap * tanh(logits / softcap)
 
     def __post_init__(self):
-        _check_types(self, "readout.")
+        check_types(self, "readout.")
         if self.softcap is not None:
-            _require(self.softcap > 0, "readout.softcap", self.softcap, "it must be positive")
+            require(self.softcap > 0, "readout.softcap", self.softcap, "it must be positive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,12 +186,12 @@ class Init:
     output: float | None = None  # multiplies matrices that write to the residual; None: 1 / sqrt(2 x depth) (GPT-2)
 
     def __post_init__(self):
-        _check_types(self, "init.")
-        _one_of("init.kind", self.kind, INITS)
+        check_types(self, "init.")
+        one_of("init.kind", self.kind, INITS)
         for name in ("scale", "embedding"):
-            _require(getattr(self, name) > 0, f"init.{name}", getattr(self, name), "it must be positive")
+            require(getattr(self, name) > 0, f"init.{name}", getattr(self, name), "it must be positive")
         if self.output is not None:
-            _require(self.output >= 0, "init.output", self.output, "it must not be negative")
+            require(self.output >= 0, "init.output", self.output, "it must not be negative")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,46 +214,45 @@ class ModelConfig:
     remat: str = "none"  # what the backward pass recomputes: nothing, everything, or all but matrix products
 
     def __post_init__(self):
-        _check_types(self)
+        check_types(self)
         for name in ("vocab", "width", "length", "unroll"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "it must be positive")
-        _require(self.token_types >= 0, "token_types", self.token_types, "it must not be negative")
-        _one_of("dtype", self.dtype, DTYPES)
-        _one_of("param_dtype", self.param_dtype, DTYPES)
-        _one_of("remat", self.remat, REMATS)
+            require(getattr(self, name) > 0, name, getattr(self, name), "it must be positive")
+        require(self.token_types >= 0, "token_types", self.token_types, "it must not be negative")
+        one_of("dtype", self.dtype, DTYPES)
+        one_of("param_dtype", self.param_dtype, DTYPES)
+        one_of("remat", self.remat, REMATS)
         stacks = {"encoder": self.encoder, "decoder": self.decoder}
-        _require(any(stacks.values()), "encoder, decoder", None, "give at least one of them a Stack")
+        require(any(stacks.values()), "encoder, decoder", None, "give at least one of them a Stack")
         for name, stack in stacks.items():
             if stack is not None:
                 self._check_stack(name, stack)
         if self.encoder is not None:
             windows = self.encoder.attention.windows
-            _require(
+            require(
                 not any(windows), "encoder.attention.windows", windows, "a window needs a causal mask: use a decoder"
             )
             crosses_in_parallel = self.decoder is not None and self.decoder.parallel
             fix = "a block that cross-attends takes its parts in turn: leave it False beside an encoder"
-            _require(not crosses_in_parallel, "decoder.parallel", True, fix)
+            require(not crosses_in_parallel, "decoder.parallel", True, fix)
         pools = self.encoder is not None and self.decoder is None
-        _require(pools or not self.pooler, "pooler", self.pooler, "only an encoder without a decoder has a pooler")
+        require(pools or not self.pooler, "pooler", self.pooler, "only an encoder without a decoder has a pooler")
 
     def _check_stack(self, name: str, stack: Stack) -> None:
         attention, position = stack.attention, stack.position
         if attention.head_width is None:
             fix = f"width={self.width} must be divisible by it, or set {name}.attention.head_width"
-            _require(self.width % attention.heads == 0, f"{name}.attention.heads", attention.heads, fix)
+            require(self.width % attention.heads == 0, f"{name}.attention.heads", attention.heads, fix)
         if position.kind == "rotary":
-            turned = self.head_width(stack) * position.fraction
+            turned, width = self.head_width(stack) * position.fraction, self.rotary_width(stack)
+            fits = abs(turned - width) < 1e-6 and width > 0 and width % 2 == 0
             fix = f"rotary turns pairs: fraction x head width must be an even whole number, not {turned:g}"
-            _require(
-                turned == int(turned) and int(turned) % 2 == 0, f"{name}.position.fraction", position.fraction, fix
-            )
+            require(fits, f"{name}.position.fraction", position.fraction, fix)
             rebases = position.scaling.kind in ("ntk", "dynamic")
-            fix = f"it needs at least 4 features of each head to turn, not {turned:g}"
-            _require(turned >= 4 or not rebases, f"{name}.position.scaling.kind", position.scaling.kind, fix)
+            fix = f"it needs at least 4 features of each head to turn, not {width}"
+            require(width >= 4 or not rebases, f"{name}.position.scaling.kind", position.scaling.kind, fix)
         if position.kind == "sinusoidal":
-            _require(self.width % 2 == 0, "width", self.width, f"{name}.position.kind='sinusoidal' needs an even width")
-        _require(self.unroll <= stack.depth, "unroll", self.unroll, f"it must not exceed {name}.depth={stack.depth}")
+            require(self.width % 2 == 0, "width", self.width, f"{name}.position.kind='sinusoidal' needs an even width")
+        require(self.unroll <= stack.depth, "unroll", self.unroll, f"it must not exceed {name}.depth={stack.depth}")
 
     def head_width(self, stack: Stack) -> int:
         """K: the width of one head."""
@@ -297,6 +261,10 @@ class ModelConfig:
     def kv_heads(self, stack: Stack) -> int:
         """G: the number of key/value heads."""
         return stack.attention.kv_heads or stack.attention.heads
+
+    def rotary_width(self, stack: Stack) -> int:
+        """How many features of each head turn, where positions are rotary; a fraction's rounding does not show."""
+        return round(self.head_width(stack) * stack.position.fraction)
 
     def mlp_width(self, stack: Stack) -> int:
         """F: the inner width of the feed-forward layers; 0 without any."""

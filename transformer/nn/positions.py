@@ -63,7 +63,7 @@ def rotation(config: ModelConfig, stack: Stack, positions: jax.Array):
     """The function that turns queries and keys at these positions, `[B, T]` or `[1, T]`."""
     position, scaling = stack.position, stack.position.scaling
     frequencies, magnitude = ops.rotary_frequencies(
-        int(config.head_width(stack) * position.fraction),
+        config.rotary_width(stack),
         base=position.base,
         kind=scaling.kind,
         factor=scaling.factor,

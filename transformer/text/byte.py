@@ -20,13 +20,13 @@ class Bytes(Tokenizer):
     spellings = (*BYTES, END.encode())
     end = 256
 
-    def encode(self, text: str) -> np.ndarray:
-        """Ids of `text`: `[bytes]` int32. Raises ValueError if `text` is no string."""
+    def encode(self, text: str, *, special: bool = False) -> np.ndarray:
+        """Ids of `text`: `[bytes]` int32, `special` or not. Raises ValueError if `text` is no string."""
         return np.frombuffer(spelling.utf8(spelling.check_text(text)), np.uint8).astype(np.int32)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes `bytes.json`, which only says that this is the scheme. Raises as `Tokenizer.save`."""
-        storage.write_json(storage.claim(folder, self.kind) / storage.BYTES, {"kind": self.kind})
+        storage.write_json(storage.claim(folder, self.kind, storage.BYTES) / storage.BYTES, {"kind": self.kind})
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Bytes:

@@ -51,8 +51,10 @@ class Characters(Tokenizer):
         """The table of all characters in `texts`; arguments and errors as for the class."""
         return cls(spelling.check_texts(texts), fallback=fallback, end=end)
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode(self, text: str, *, special: bool = False) -> np.ndarray:
         """Ids of `text`: `[T]` int32, one for each character in the table and one for each byte of any other.
+
+        `special` adds nothing.
 
         Raises:
           ValueError: if `text` is no string; without a fallback, at the first character outside the table.
@@ -69,7 +71,7 @@ class Characters(Tokenizer):
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes `characters.json`. Raises as `Tokenizer.save`."""
         content = {"kind": self.kind, **self._table(), "fingerprint": self.fingerprint}
-        storage.write_json(storage.claim(folder, self.kind) / storage.CHARACTERS, content)
+        storage.write_json(storage.claim(folder, self.kind, storage.CHARACTERS) / storage.CHARACTERS, content)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Characters:

@@ -38,6 +38,18 @@ def check_text(text: str, name: str = "text") -> str:
     return text
 
 
+def check_unicode(text: str) -> str:
+    """Returns `text`; raises ValueError if it holds a lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"text[{error.start}] is {text[error.start]!r}, a lone surrogate, which UTF-8 cannot spell: decode the "
+            "text with errors='replace', or use the kind 'bytes'"
+        ) from None
+    return text
+
+
 def check_texts(texts: Iterable[str]) -> Iterator[str]:
     """The strings of `texts`; raises ValueError if `texts` is one string, or at the first item that is none."""
     if isinstance(texts, str):

@@ -8,10 +8,17 @@ import pathlib
 
 BYTES = "bytes.json"
 CHARACTERS = "characters.json"
-BPE = "tokenizer.json"  # Hugging Face's name
-VOCABULARY = "vocab.json"  # GPT-2's names, read only
+BPE = "tokenizer.json"  # Hugging Face's name, for the kind "published" too
+VOCABULARY = "vocab.json"  # GPT-2's names, read only; Marian has a vocabulary of this name
 MERGES = "merges.txt"
+WORDS = "vocab.txt"  # BERT's name, read only
+T5 = "spiece.model"
+LLAMA = "tokenizer.model"
+SOURCE = "source.spm"  # Marian's names
+TARGET = "target.spm"
+SETTINGS = "tokenizer_config.json"  # Hugging Face's name for what the other files leave out
 KINDS = {"bytes": BYTES, "characters": CHARACTERS, "bpe": BPE}
+OWNERS = {file: kind for kind, file in KINDS.items()} | {T5: "sentencepiece", LLAMA: "sentencepiece", SOURCE: "marian"}
 
 
 def present(folder: pathlib.Path) -> list[str]:
@@ -19,24 +26,28 @@ def present(folder: pathlib.Path) -> list[str]:
     return [kind for kind, name in KINDS.items() if (folder / name).is_file()]
 
 
-def claim(folder: str | os.PathLike[str], kind: str) -> pathlib.Path:
-    """Makes `folder` ready for a tokenizer of `kind`; raises ValueError if it is a file or holds another kind."""
+def claim(folder: str | os.PathLike[str], kind: str, name: str) -> pathlib.Path:
+    """Makes `folder` ready for a tokenizer of `kind` in the file `name`.
+
+    Raises:
+      ValueError: if `folder` is a file or holds another tokenizer.
+    """
     path = pathlib.Path(folder)
     if path.exists() and not path.is_dir():
         raise ValueError(f"folder={str(path)!r} is a file: give a folder for the tokenizer")
     path.mkdir(parents=True, exist_ok=True)
-    for other in present(path):
-        if other != kind:
-            raise ValueError(f"{path / KINDS[other]} is another tokenizer ({other}, not {kind}): give another folder")
+    for other, owner in OWNERS.items():
+        if other != name and (path / other).is_file():
+            raise ValueError(f"{path / other} is another tokenizer ({owner}, not {kind}): give another folder")
     return path
 
 
-def write(path: pathlib.Path, content: str) -> None:
+def write(path: pathlib.Path, content: str | bytes) -> None:
     """Writes beside `path`, then renames: a reader finds the old file or the new one, never half of either."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with scratch.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(content)
+        with scratch.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)

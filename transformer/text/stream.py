@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,13 +14,13 @@ class StreamDecoder:
 
     Args:
       tokenizer: any.
-      keep_end: spell out the end id instead of leaving it out.
+      keep_end: spell out the end id, and whatever else is no text, instead of leaving it out.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, keep_end: bool = False):
         self._tokenizer = tokenizer
         self._keep_end = keep_end
-        self._pending = codecs.getincrementaldecoder("utf-8")(tokenizer.errors)
+        self._pieces = tokenizer.pieces()
 
     def feed(self, ids: int | Sequence[int] | np.ndarray) -> str:
         """The characters that are complete once `ids` (one integer, or `[T]`) follow what came before.
@@ -30,8 +29,11 @@ class StreamDecoder:
           ValueError: as `Tokenizer.decode`; the stream is then as it was before.
         """
         single = isinstance(ids, int) or getattr(ids, "ndim", None) == 0
-        return self._pending.decode(self._tokenizer.spell([ids] if single else ids, keep_end=self._keep_end))
+        return self._pieces.feed(self._tokenizer.shown([ids] if single else ids, keep_end=self._keep_end))
 
     def flush(self) -> str:
-        """What an unfinished character at the end amounts to: U+FFFD, or nothing. The decoder may then be used anew."""
-        return self._pending.decode(b"", final=True)
+        """What is left at the end: U+FFFD for an unfinished character, a held-back word, or nothing.
+
+        The decoder may then be used anew.
+        """
+        return self._pieces.flush()

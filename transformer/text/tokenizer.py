@@ -12,24 +12,37 @@ from typing import ClassVar
 import numpy as np
 
 from transformer.text import spelling
+from transformer.text.pieces import BytePieces, Pieces
 
 END = "<|endoftext|>"
 
 
 class Tokenizer(abc.ABC):
-    """Text to ids and back. Immutable; `decode(encode(text)) == text`.
+    """Text to ids and back. Immutable. What is trained here loses nothing: `decode(encode(text)) == text`.
+
+    Tokenizers of published models may lose capitals, accents or spaces, as their models were trained to.
 
     Attributes:
-      kind: the name of the scheme: "bytes", "characters" or "bpe".
-      spellings: the bytes that each id stands for. A character may be spread over several ids.
+      kind: the name of the scheme: "bytes", "characters", "bpe", "published", "sentencepiece" or "marian".
+      spellings: the bytes that each id stands for. A character may be spread over several ids. Where ids have no bytes
+        of their own (kinds "published", "sentencepiece", "marian"): each id's name in the vocabulary.
       end: the id that closes a document, spelt `<|endoftext|>` unless a loaded file says otherwise; None if there is
         none. No text encodes to it.
+      begin: the id that opens a text in the published model: BERT's `[CLS]`, Llama's `<s>`; None if there is none.
+      pad: the id that fills up a batch in the published model; None if there is none.
     """
 
     kind: ClassVar[str]
     errors: ClassVar[str] = spelling.SURROGATES  # how bytes that are not UTF-8 are read
     spellings: tuple[bytes, ...]
     end: int | None
+    begin: int | None = None
+    pad: int | None = None
+
+    @property
+    def opening(self) -> int | None:
+        """The id that opens a document: `begin`, or else `end`; None if there is neither."""
+        return self.end if self.begin is None else self.begin
 
     @property
     def size(self) -> int:
@@ -43,8 +56,14 @@ class Tokenizer(abc.ABC):
         return hashlib.sha256(content.encode()).hexdigest()
 
     @abc.abstractmethod
-    def encode(self, text: str) -> np.ndarray:
-        """Ids of `text`: `[T]` int32, without the end id.
+    def encode(self, text: str, *, special: bool = False) -> np.ndarray:
+        """Ids of `text`: `[T]` int32.
+
+        Args:
+          text: any string.
+          special: encode as the published tokenizer does: with the ids it puts around a single text, and with its
+            special tokens read where their names stand in the text (`[MASK]`). Otherwise neither: such a name is
+            text. Tokenizers that were trained here put nothing around.
 
         Raises:
           ValueError: if `text` is no string, or holds a character that this tokenizer cannot spell.
@@ -56,22 +75,29 @@ class Tokenizer(abc.ABC):
 
     def spell(self, ids: Sequence[int] | np.ndarray, *, keep_end: bool = False) -> bytes:
         """The bytes that ids stand for; arguments and errors as in `decode`."""
-        values = spelling.check_ids(ids, self.size)
-        if self.end is not None and not keep_end:
-            values = [value for value in values if value != self.end]
-        return b"".join(map(self.spellings.__getitem__, values))
+        return b"".join(map(self.spellings.__getitem__, self.shown(ids, keep_end=keep_end)))
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, keep_end: bool = False) -> str:
         """The text that ids stand for; bytes that are not UTF-8 become U+FFFD.
 
         Args:
           ids: `[T]` integers: a list, or a NumPy or JAX array.
-          keep_end: spell out the end id instead of leaving it out.
+          keep_end: spell out the end id, and whatever else is no text, instead of leaving it out.
 
         Raises:
           ValueError: if `ids` is not one-dimensional, or an id is no integer in `[0, size)`.
         """
         return self.spell(ids, keep_end=keep_end).decode("utf-8", self.errors)
+
+    def shown(self, ids: Sequence[int] | np.ndarray, *, keep_end: bool = False) -> list[int]:
+        """The ids that `decode` does not leave out; arguments and errors as there."""
+        values = spelling.check_ids(ids, self.size)
+        hidden = () if keep_end else self._hidden
+        return [value for value in values if value not in hidden] if hidden else values
+
+    def pieces(self) -> Pieces:
+        """What decodes a stream of ids, those that are `shown`, as they come."""
+        return BytePieces(self.spellings, self.errors)
 
     @abc.abstractmethod
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -89,6 +115,11 @@ class Tokenizer(abc.ABC):
         Raises:
           ValueError: if a file is damaged.
         """
+
+    @property
+    def _hidden(self) -> frozenset[int]:
+        """The ids that are no text."""
+        return frozenset() if self.end is None else frozenset({self.end})
 
     @abc.abstractmethod
     def _table(self) -> object:

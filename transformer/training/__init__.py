@@ -1,7 +1,8 @@
 """From an objective to a trained model: state, optimizers, the step, devices, checkpoints, metrics, the loop."""
 
 from transformer.training import optimizers, parallel, recipes, schedules
-from transformer.training.checkpoints import Checkpoints, load_params
+from transformer.training.checkpoints import FOLDER as CHECKPOINTS
+from transformer.training.checkpoints import Checkpoints, load_params, load_recipe
 from transformer.training.config import Optimizer, Training
 from transformer.training.evaluation import evaluate
 from transformer.training.loop import NonFinite, train
@@ -12,6 +13,7 @@ from transformer.training.state import State, create
 from transformer.training.step import evaluation_step, train_step
 
 __all__ = [
+    "CHECKPOINTS",
     "Bar",
     "Checkpoints",
     "NonFinite",
@@ -23,6 +25,7 @@ __all__ = [
     "evaluate",
     "evaluation_step",
     "load_params",
+    "load_recipe",
     "next_token",
     "optimizers",
     "parallel",

@@ -146,6 +146,18 @@ def load_params(workdir: str | Path, step: int | str = "latest") -> Restored:
     def read(manager: ocp.CheckpointManager, chosen: int, record: dict[str, Any]) -> Any:
         return _nest(_read(manager, chosen, "ema" if "ema" in record["arrays"] else "params", record))
 
+    return _read_only(workdir, step, read)
+
+
+def load_recipe(workdir: str | Path) -> dict[str, Any] | None:
+    """The recipe of the newest checkpoint whose recipe is intact, without reading an array; None if there is none."""
+    try:
+        return _read_only(workdir, "latest", lambda manager, chosen, record: None).recipe
+    except ValueError:
+        return None
+
+
+def _read_only(workdir: str | Path, step: int | str, read: Read) -> Restored:
     if not (Path(workdir) / FOLDER).is_dir():
         raise ValueError(f"{workdir} holds no checkpoints: train there first, or name another workdir")
     manager = _manager(workdir, None, {})

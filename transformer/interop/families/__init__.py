@@ -1,4 +1,4 @@
-"""The published families, one file each. Where several have a model, the first of them is the one that it is saved as."""
+"""The published families, one file each. Where several have a model, it is saved as the first of them."""
 
 from transformer.interop.families import (
     bert,

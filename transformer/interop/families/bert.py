@@ -28,7 +28,7 @@ def encoder(fields: Fields, *, length: int, head: bool, pooler: bool) -> ModelCo
     fields.ignore("attention_probs_dropout_prob", "hidden_dropout_prob")
     fields.expect("position_embedding_type", "absolute")
     stack = Stack(
-        fields.size("num_hidden_layers"),
+        fields.layers("num_hidden_layers"),
         Attention(fields.size("num_attention_heads"), bias=True, output_bias=True),
         Mlp(
             fields.size("intermediate_size"),
@@ -36,7 +36,7 @@ def encoder(fields: Fields, *, length: int, head: bool, pooler: bool) -> ModelCo
             gated=False,
             bias=True,
         ),
-        Norm("layer", float(fields.take("layer_norm_eps", 1e-12, float)), bias=True),
+        Norm("layer", fields.number("layer_norm_eps", 1e-12), bias=True),
         norm_placement="post",
         position=Position("learned"),
         embedding_norm=True,
@@ -108,7 +108,7 @@ def readout(head: str, tied: bool) -> list[Row]:
         return [Row(f"{head}.bias", "readout/bias", "V -> V")]
     return [
         Row(f"{head}.decoder.weight", "readout/kernel", "V D -> D V"),
-        Row(f"{head}.decoder.bias", "readout/bias", "V -> V", instead=f"{head}.bias"),
+        Row(f"{head}.decoder.bias", "readout/bias", "V -> V", alias=f"{head}.bias"),
     ]
 
 

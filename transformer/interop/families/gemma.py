@@ -20,14 +20,16 @@ def read(fields: Fields, found: Found) -> ModelConfig:
     said = fields.choose("hidden_act", MEANT, "gelu_pytorch_tanh")
     newer = fields.choose("hidden_activation", {None: None} | MEANT, None)
     if newer not in (None, said) and "hidden_act" in fields.values:
-        raise ValueError(f"{fields.where}: hidden_act and hidden_activation differ: leave out the one that is not meant")
+        raise ValueError(
+            f"{fields.where}: hidden_act and hidden_activation differ: leave out the one that is not meant"
+        )
     return decoder(fields, Attention(), newer or said)
 
 
 def decoder(fields: Fields, attention: Attention, activation: str, **stack: Any) -> ModelConfig:
     """What all Gemmas share."""
     bias = fields.take("attention_bias", False)
-    fields.expect("use_bidirectional_attention", fields.values.get("use_bidirectional_attention") or None, None)
+    fields.choose("use_bidirectional_attention", {None: None, False: None}, None)
     config = lineage.read(
         fields,
         dataclasses.replace(attention, bias=bias, output_bias=bias),

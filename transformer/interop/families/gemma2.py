@@ -24,21 +24,18 @@ def read(fields: Fields, found: Found) -> ModelConfig:
     """Our config from theirs."""
     fields.ignore("hidden_act")  # an older name that the publisher's library does not read here
     activation = fields.choose("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh")
-    depth = fields.size("num_hidden_layers")
-    window = fields.take("sliding_window", 4096, (int, type(None)))
+    depth, window = fields.layers("num_hidden_layers"), fields.size("sliding_window", 4096, null=True)
+    squared = fields.number("query_pre_attn_scalar", 256.0)
+    if squared <= 0:
+        raise ValueError(f"{fields.where}: query_pre_attn_scalar={squared:g} cannot work: it must be positive")
     attention = Attention(
-        scale=fields.take("query_pre_attn_scalar", 256, float) ** -0.5,
-        softcap=_cap(fields, "attn_logit_softcapping", 50.0),
+        scale=squared**-0.5,
+        softcap=fields.number("attn_logit_softcapping", 50.0, null=True),
         windows=lineage.windows(fields, window, [layer % 2 == 0 for layer in range(depth)]),
     )
     config = gemma.decoder(fields, attention, activation, norm_placement="both")
-    readout = dataclasses.replace(config.readout, softcap=_cap(fields, "final_logit_softcapping", 30.0))
+    readout = dataclasses.replace(config.readout, softcap=fields.number("final_logit_softcapping", 30.0, null=True))
     return dataclasses.replace(config, readout=readout)
-
-
-def _cap(fields: Fields, name: str, default: float) -> float | None:
-    cap = fields.take(name, default, (int, float, type(None)))
-    return None if cap is None else float(cap)
 
 
 def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
@@ -46,6 +43,8 @@ def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
     attention = config.decoder.attention
     fields = lineage.write(config) | lineage.write_windows(config.decoder)
     scale = config.head_width(config.decoder) ** -0.5 if attention.scale is None else attention.scale
+    if not 1e-100 < scale < 1e100:  # which has no inverse square
+        raise ValueError(f"decoder.attention.scale={scale!r}")
     squared = scale**-2
     return fields | {
         "hidden_activation": fields.pop("hidden_act"),

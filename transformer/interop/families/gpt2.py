@@ -17,7 +17,7 @@ def read(fields: Fields, found: Found) -> ModelConfig:
     fields.ignore("n_ctx", "embd_pdrop", "attn_pdrop", "resid_pdrop", "reorder_and_upcast_attn")
     fields.expect("scale_attn_by_inverse_layer_idx", False)
     stack = Stack(
-        fields.size("n_layer"),
+        fields.layers("n_layer"),
         Attention(
             fields.size("n_head"),
             bias=True,
@@ -30,7 +30,7 @@ def read(fields: Fields, found: Found) -> ModelConfig:
             gated=False,
             bias=True,
         ),
-        Norm("layer", float(fields.take("layer_norm_epsilon", 1e-5, float)), bias=True),
+        Norm("layer", fields.number("layer_norm_epsilon", 1e-5), bias=True),
         position=Position("learned"),
     )
     readout = Readout(fields.take("tie_word_embeddings", True))

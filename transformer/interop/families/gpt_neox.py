@@ -16,11 +16,10 @@ def read(fields: Fields, found: Found) -> ModelConfig:
     """Our config from theirs."""
     width, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     length, bias = fields.size("max_position_embeddings"), fields.take("attention_bias", True)
-    base = float(fields.take("rotary_emb_base", 10_000.0, float))
-    fraction = float(fields.take("rotary_pct", 0.25, float))
+    base, fraction = fields.number("rotary_emb_base", 10_000.0), fields.number("rotary_pct", 0.25)
     fields.ignore("attention_dropout", "hidden_dropout")
     stack = Stack(
-        fields.size("num_hidden_layers"),
+        fields.layers("num_hidden_layers"),
         Attention(heads, bias=bias, output_bias=bias),
         Mlp(
             fields.size("intermediate_size"),
@@ -28,7 +27,7 @@ def read(fields: Fields, found: Found) -> ModelConfig:
             gated=False,
             bias=True,
         ),
-        Norm("layer", float(fields.take("layer_norm_eps", 1e-5, float)), bias=True),
+        Norm("layer", fields.number("layer_norm_eps", 1e-5), bias=True),
         position=rotary.read(fields, length, width // heads, base, fraction),
         parallel=fields.take("use_parallel_residual", True),
     )

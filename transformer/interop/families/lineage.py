@@ -1,8 +1,9 @@
-"""What Llama and its descendants share: gated, rotary, RMS-normalised decoders whose fields and tensors are named alike."""
+"""What Llama and its descendants share: gated, rotary, RMS-normalised decoders with the same names."""
 
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,10 +45,10 @@ def read(
     head = fields.size("head_dim", None) or head_width or width // heads
     fields.ignore("attention_dropout")
     decoder = Stack(
-        fields.size("num_hidden_layers"),
+        fields.layers("num_hidden_layers"),
         dataclasses.replace(attention, heads=heads, kv_heads=kv_heads, head_width=head),
         dataclasses.replace(mlp, width=fields.size("intermediate_size")),
-        dataclasses.replace(norm, epsilon=float(fields.take("rms_norm_eps", 1e-6, float))),
+        dataclasses.replace(norm, epsilon=fields.number("rms_norm_eps", 1e-6)),
         position=rotary.read(fields, length, head),
         **stack,
     )
@@ -71,8 +72,10 @@ def windows(fields: Fields, width: int | None, default: list[bool]) -> tuple[int
     if types is not None and len(types) != len(default):
         raise ValueError(f"{fields.where}: layer_types has {len(types)} entries for {len(default)} layers")
     for kind in types or ():
-        if kind not in ATTENTIONS:
-            raise ValueError(f"{fields.where}: layer_types holds {kind!r}; there are {', '.join(ATTENTIONS)}")
+        if not isinstance(kind, str) or kind not in ATTENTIONS:
+            raise ValueError(
+                f"{fields.where}: layer_types holds {reprlib.repr(kind)}; there are {', '.join(ATTENTIONS)}"
+            )
     banded = default if types is None else [ATTENTIONS[kind] for kind in types]
     if width is None and types is not None and any(banded):
         raise ValueError(f"{fields.where}: layer_types has sliding_attention, but sliding_window is {width}")

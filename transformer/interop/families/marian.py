@@ -17,6 +17,7 @@ OTHERS = {  # what older configs say of other architectures of their class
     "normalize_before": False,
     "normalize_embedding": False,
     "share_encoder_decoder_embeddings": True,
+    "tie_word_embeddings": True,  # otherwise both stacks have tables of their own
 }
 
 
@@ -29,7 +30,7 @@ def read(fields: Fields, found: Found) -> ModelConfig:
     activation = fields.choose("activation_function", ACTIVATIONS, "gelu")
     encoder, decoder = (
         Stack(
-            fields.size(f"{role}_layers"),
+            fields.layers(f"{role}_layers"),
             Attention(fields.size(f"{role}_attention_heads"), bias=True, output_bias=True),
             Mlp(fields.size(f"{role}_ffn_dim"), activation, gated=False, bias=True),
             Norm("layer", 1e-5, bias=True),
@@ -45,7 +46,7 @@ def read(fields: Fields, found: Found) -> ModelConfig:
         decoder=decoder,
         length=fields.size("max_position_embeddings"),
         embedding_scale=fields.take("scale_embedding", False),
-        readout=Readout(fields.take("tie_word_embeddings", True), bias=True),
+        readout=Readout(bias=True),
     )
 
 
@@ -63,7 +64,6 @@ def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
         "scale_embedding": config.embedding_scale,
         "is_encoder_decoder": True,
         "static_position_embeddings": True,
-        "tie_word_embeddings": config.readout.tied,
         "decoder_start_token_id": ids.get("pad_token_id", config.vocab - 1),
         "pad_token_id": ids.get("pad_token_id", config.vocab - 1),
         "forced_eos_token_id": ids.get("eos_token_id"),
@@ -93,7 +93,7 @@ def rows(config: ModelConfig, fields: Mapping[str, Any]) -> list[Row]:
         table += linear(f"{theirs}.fc1", f"{ours}/mlp/up", "F D -> D F", bias=True)
         table += linear(f"{theirs}.fc2", f"{ours}/mlp/down", "D F -> F D", bias=True)
         table += norm(f"{theirs}.final_layer_norm", f"{ours}/mlp_norm", bias=True)
-    return table if config.readout.tied else [*table, Row("lm_head.weight", "readout/kernel", "V D -> D V")]
+    return table
 
 
 def _attention(theirs: str, ours: str) -> list[Row]:

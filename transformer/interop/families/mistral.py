@@ -13,8 +13,7 @@ from transformer.models.config import Attention, Mlp, ModelConfig
 
 def read(fields: Fields, found: Found) -> ModelConfig:
     """Our config from theirs."""
-    window = fields.size("sliding_window", 4096) if fields.values.get("sliding_window", 4096) is not None else None
-    fields.ignore("sliding_window")
+    window = fields.size("sliding_window", 4096, null=True)
     attention = Attention(windows=() if window is None else (window,))
     return lineage.read(fields, attention, mlp=Mlp(activation=lineage.activation(fields)))
 

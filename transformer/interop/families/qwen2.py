@@ -1,4 +1,4 @@
-"""Qwen2 (Yang et al. 2024, arXiv:2407.10671): Llama with biases on query, key and value, and windows in its last layers."""
+"""Qwen2 (Yang et al. 2024, arXiv:2407.10671): Llama with biases on query, key and value; windows in its last layers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def read(fields: Fields, found: Found) -> ModelConfig:
 
 def windows(fields: Fields) -> tuple[int, ...]:
     """The window of every layer: off by default, else in those from `max_window_layers` on."""
-    used, width = fields.take("use_sliding_window", False), fields.take("sliding_window", None, (int, type(None)))
-    first, depth = fields.take("max_window_layers", 28), fields.size("num_hidden_layers")
+    used, width = fields.take("use_sliding_window", False), fields.size("sliding_window", None)
+    first, depth = fields.take("max_window_layers", 28), fields.layers("num_hidden_layers")
     return lineage.windows(fields, width if used else None, [used and layer >= first for layer in range(depth)])
 
 

@@ -22,7 +22,10 @@ def _skip(fields: Mapping[str, Any]) -> int:
 
 def read(fields: Fields, found: Found) -> ModelConfig:
     """Our config from theirs; heads are told by their tensors."""
-    fields.size("pad_token_id", PAD)
+    if fields.take("pad_token_id", PAD) < 0:
+        raise ValueError(
+            f"{fields.where}: pad_token_id={fields.values['pad_token_id']} cannot work: it counts positions"
+        )
     length = fields.size("max_position_embeddings") - _skip(fields.values)
     if length < 1:
         raise ValueError(f"{fields.where}: max_position_embeddings leaves no position beyond pad_token_id: restore it")

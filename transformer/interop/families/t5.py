@@ -17,13 +17,13 @@ def read(fields: Fields, found: Found) -> ModelConfig:
     """Our config from theirs."""
     fields.ignore("dropout_rate")
     attention = Attention(fields.size("num_heads"), head_width=fields.size("d_kv"), scale=1.0)
-    depth = fields.size("num_layers")
+    depth = fields.layers("num_layers")
     buckets, distance = (fields.size(f"relative_attention_{name}", default) for name, default in
                          (("num_buckets", 32), ("max_distance", 128)))  # fmt: skip
     shared = (
         attention,
         _mlp(fields),
-        Norm("rms", float(fields.take("layer_norm_epsilon", 1e-6, float))),
+        Norm("rms", fields.number("layer_norm_epsilon", 1e-6)),
         "pre",
         Position("relative", buckets=buckets, distance=distance),
     )
@@ -34,7 +34,7 @@ def read(fields: Fields, found: Found) -> ModelConfig:
         fields.size("vocab_size"),
         fields.size("d_model"),
         encoder=Stack(depth, *shared),
-        decoder=Stack(fields.size("num_decoder_layers", None) or depth, *shared),
+        decoder=Stack(fields.layers("num_decoder_layers", None) or depth, *shared),
         length=fields.size("n_positions", LENGTH),
         readout=Readout(tied=not own, scale=scaled),
     )
@@ -96,14 +96,20 @@ def rows(config: ModelConfig, fields: Mapping[str, Any]) -> list[Row]:
 
 def _attention(theirs: str, ours: str) -> list[Row]:
     names = ("query", "key", "value")
-    table = [row for name in names for row in linear(f"{theirs}.{name[0]}", f"{ours}/{name}", "(H K) D -> D H K", False)]
+    table = [
+        row for name in names for row in linear(f"{theirs}.{name[0]}", f"{ours}/{name}", "(H K) D -> D H K", False)
+    ]
     return table + linear(f"{theirs}.o", f"{ours}/output", "D (H K) -> H K D", bias=False)
 
 
 def _feed_forward(theirs: str, ours: str, stack: Stack) -> list[Row]:
     names = {"wi_0": "gate", "wi_1": "up"} if stack.mlp.gated else {"wi": "up"}
     dense = f"{theirs}.DenseReluDense"
-    table = [row for name, part in names.items() for row in linear(f"{dense}.{name}", f"{ours}/mlp/{part}", "F D -> D F", False)]
+    table = [
+        row
+        for name, part in names.items()
+        for row in linear(f"{dense}.{name}", f"{ours}/mlp/{part}", "F D -> D F", False)
+    ]
     table += linear(f"{dense}.wo", f"{ours}/mlp/down", "D F -> F D", bias=False)
     return table + norm(f"{theirs}.layer_norm", f"{ours}/mlp_norm", bias=False)
 

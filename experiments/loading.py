@@ -1,0 +1,119 @@
+"""A trained model: from a run of `experiments.train`, from a folder in the format of Hugging Face, or from its hub."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments.experiment import Experiment
+from transformer import interop, models, text, training
+
+MEANING = "A run of experiments.train, a folder in the format of Hugging Face, or the name of a model on its hub."
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model, its parameters and the tokenizer that goes with them.
+
+    Attributes:
+      origin: what to call it in print.
+      experiment: of a run; None for a pretrained folder.
+    """
+
+    model: models.Transformer
+    params: dict
+    tokenizer: text.Tokenizer
+    origin: str
+    experiment: Experiment | None = None
+    step: int | None = None
+
+    def ids(self, prompt: str) -> list[int]:
+        """The ids of a text as the model has seen texts begin.
+
+        Documents of a run begin with the opening token; those of pretrained models are wrapped as their tokenizer says.
+
+        Raises:
+          ValueError: if there are none, or the tokenizer cannot spell the text.
+        """
+        if self.experiment is not None:
+            return opened(self.tokenizer, prompt)
+        return self.tokenizer.encode(prompt, special=True).tolist() or opened(self.tokenizer, prompt)
+
+
+def opened(tokenizer: text.Tokenizer, prompt: str) -> list[int]:
+    """The ids of a text behind the opening token, where the tokenizer has one; raises ValueError if there are none."""
+    ids = ([] if tokenizer.opening is None else [tokenizer.opening]) + tokenizer.encode(prompt).tolist()
+    if not ids:
+        raise ValueError("prompt is empty, and the tokenizer has no token that begins a text: give some text")
+    return ids
+
+
+def load(source: str | Path, step: int | str = "latest") -> Trained:
+    """The model of a working directory, at a step, or its `latest` or `best` one; or a pretrained one.
+
+    Raises:
+      ValueError: if there is none, it has no tokenizer, or it is damaged.
+    """
+    if is_run(source):
+        return _load_run(Path(source), step)
+    if Path(source).is_dir() and not interop.is_folder(source):
+        raise ValueError(f"{source} holds neither checkpoints nor a config.json: name a run or a pretrained model")
+    if step != "latest":
+        raise ValueError(f"--step={step} chooses among checkpoints, and {source} has none: leave it out")
+    model, params, tokenizer = interop.load(source)
+    if tokenizer is None:
+        raise ValueError(f"{source} has no tokenizer: put tokenizer.json, or vocab.json and merges.txt, beside it")
+    return Trained(model, params, tokenizer, str(source))
+
+
+def is_run(source: str | Path) -> bool:
+    """Whether a path is a working directory with checkpoints."""
+    return (Path(source) / training.CHECKPOINTS).is_dir()
+
+
+def initial(experiment: Experiment) -> tuple[Experiment, dict]:
+    """An experiment with the model and the tokenizer of its `initial`, and the parameters on the host.
+
+    Raises:
+      ValueError: as `load`, or if the model does not fit the rest of the recipe.
+    """
+    source, dtype = experiment.initial, experiment.model.param_dtype
+    if is_run(source):
+        trained = load(source)
+        params = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(dtype)), trained.params)
+        return experiment.beginning_with(trained.model.config, str(Path(source) / "data")), params
+    folder = interop.resolve(source)
+    model, params, tokenizer = interop.load(folder, param_dtype=dtype, place=lambda array: array)
+    if tokenizer is None and experiment.data.tokenizer.folder is None:
+        raise ValueError(f"{source} has no tokenizer: name one with --config.data.tokenizer.folder=FOLDER")
+    return experiment.beginning_with(model.config, str(folder)), params
+
+
+def _load_run(workdir: Path, step: int | str) -> Trained:
+    restored = training.load_params(workdir, step)
+    experiment = Experiment.build(restored.recipe["config"])
+    tokenizer = text.load(workdir / "data")
+    if tokenizer.fingerprint != restored.recipe["data"]["tokenizer"]:
+        raise ValueError(f"{workdir / 'data'} holds another tokenizer than the checkpoint was trained with")
+    params = jax.tree.map(jnp.asarray, restored.state)
+    model = models.Transformer(experiment.model)
+    return Trained(model, params, tokenizer, f"step {restored.step}", experiment, restored.step)
+
+
+def required(workdir: flags.FlagHolder) -> Path:
+    """The value of a `--workdir` flag that must be given."""
+    if not workdir.value:
+        raise ValueError("--workdir is missing: name the run or the folder to use, such as --workdir=runs/stdlib")
+    return Path(workdir.value)
+
+
+def step(name: str) -> int | str:
+    """What a `--step` flag names: `latest`, `best`, or a number."""
+    if name not in ("latest", "best") and not name.isdecimal():
+        raise ValueError(f"--step={name} is not a checkpoint: give latest, best or a number")
+    return int(name) if name.isdecimal() else name
