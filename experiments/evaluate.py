@@ -4,8 +4,8 @@
     python -m experiments.evaluate --workdir=FOLDER --text=FILE [--length=1024] [--stride=512]
 
 --workdir also takes a folder in the format of Hugging Face, or the name of a model on its hub, and then needs a text. A
-text is read in windows of `--length` tokens that begin `--stride` apart; each token counts once, in the window that shows
-it the most of what came before. All its bytes are predicted where the tokenizer has a token that opens documents.
+text is read in windows of `--length` tokens that begin `--stride` apart; each token counts once, in the window that
+shows it the most of what came before. The first one is predicted too where the tokenizer has an opening token.
 """
 
 from __future__ import annotations

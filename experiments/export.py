@@ -20,7 +20,9 @@ def main() -> None:
     if not TO.value:
         raise ValueError("--to is missing: say which folder to make, such as --to=exported")
     trained = loading.load(loading.required(WORKDIR), loading.step(STEP.value))
-    family = interop.save(TO.value, trained.model, trained.params, trained.tokenizer, family=FAMILY.value)
+    # Texts began with the opening token in a run; whoever opens the folder is to begin them so too.
+    tokenizer = trained.tokenizer if trained.experiment is None else trained.tokenizer.with_opening()
+    family = interop.save(TO.value, trained.model, trained.params, tokenizer, family=FAMILY.value)
     count = models.ledger(trained.model.config).total
     print(f"{trained.origin}: {count:,} parameters written to {TO.value} as {family}")
 

@@ -3,9 +3,9 @@
 python -m experiments.senses --workdir=FOLDER [--word=mole|tower] [--json]
 
 FOLDER is a run or a pretrained model, best one that reads in both directions, such as all-MiniLM-L6-v2. The word enters
-as the same vector in every sentence; the table says how alike the vectors of its occurrences are (cosine) at the input of
-each block and after the last, within a sense and between senses, and how many occurrences have their nearest neighbour
-in their own sense.
+as the same vector in every sentence. The table says how alike the vectors of its occurrences are (cosine) at the input
+of each block and after the last, within a sense and between senses, and how many occurrences have their nearest
+neighbour in their own sense.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def separation(vectors: np.ndarray, labels: np.ndarray) -> dict[str, float]:
       labels: `[N]` integers, the group of each; at least two in every group.
 
     Returns:
-      `within` and `between`, mean cosines of pairs of one group and of two; their `difference`; and `nearest`, the share
-      of vectors whose most similar other one is of their group, where all of equal similarity share.
+      `within` and `between`, mean cosines of pairs of one group and of two; their `difference`; and `nearest`, the
+      share of vectors whose most similar other one is of their group, where all of equal similarity share.
     """
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines, same = unit @ unit.T, labels[:, None] == labels

@@ -56,7 +56,9 @@ def main() -> None:
         dtype = _PARAM_DTYPE.value or _STORED.value
         number = sum(np.prod(shape, dtype=int) for shape in shapes(models.get(_MODEL.value)).values())
         size = int(number) * jnp.dtype(dtype).itemsize
-        print(f"{_MODEL.value}: {number:,} parameters, {_STORED.value} on disk, {dtype} ({size / 1e9:.2f} GB) in memory")
+        print(
+            f"{_MODEL.value}: {number:,} parameters, {_STORED.value} on disk, {dtype} ({size / 1e9:.2f} GB) in memory"
+        )
         started = statistics.median(_alone(jax.devices).memory for _ in range(_REPEATS.value))
         for name, function in (("load", _load), ("save", _save)):
             spent = [_alone(function, folder, dtype) for _ in range(_REPEATS.value)]

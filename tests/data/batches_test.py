@@ -176,7 +176,16 @@ def test_refuses_negative_steps_and_seeds():
 
 @pytest.mark.parametrize(
     ("tokens", "length", "stride", "batch_size"),
-    [(10, 4, 2, 3), (5, 4, 2, 3), (4, 8, 3, 2), (9, 4, 4, 2), (10, 4, 3, 1), (2, 4, 1, 1), (50, 7, 1, 4), (50, 7, 7, 4)],
+    [
+        (10, 4, 2, 3),
+        (5, 4, 2, 3),
+        (4, 8, 3, 2),
+        (9, 4, 4, 2),
+        (10, 4, 3, 1),
+        (2, 4, 1, 1),
+        (50, 7, 1, 4),
+        (50, 7, 7, 4),
+    ],
 )
 def test_sliding_windows_show_each_token_the_most_of_what_came_before(tokens, length, stride, batch_size):
     stream = np.arange(100, 100 + tokens)

@@ -95,8 +95,10 @@ def test_any_text_is_measured_in_sliding_windows(scripts, made, pretrained, tmp_
     tokenizer = data.load(made.workdir / "data").tokenizer
     loaded = interop.load(pretrained)
     for process, sizes, model, table in (
-        (run, (16, 4), pair, tokenizer), (folder, (24, 24), loaded[:2], loaded[2]), (whole, (32, 16), loaded[:2], loaded[2])
-    ):  # fmt: skip
+        (run, (16, 4), pair, tokenizer),
+        (folder, (24, 24), loaded[:2], loaded[2]),
+        (whole, (32, 16), loaded[:2], loaded[2]),
+    ):
         assert process.returncode == 0, process.stderr
         results, (nats, tokens) = json.loads(process.stdout), in_windows(model, table, text, *sizes)
         assert (results["length"], results["stride"], results["tokens"]) == (*sizes, tokens)

@@ -24,21 +24,35 @@ def test_a_run_and_a_folder_are_written_as_folders(scripts, made, pretrained, tm
     assert not (tmp_path / "refused").exists()
     assert best.returncode == 0, best.stderr
     assert best.stdout.endswith(f"parameters written to {tmp_path / 'deep' / 'copy'} as mistral\n")
-    assert json.loads((tmp_path / "deep" / "copy" / "config.json").read_text())["architectures"] == ["MistralForCausalLM"]
+    assert json.loads((tmp_path / "deep" / "copy" / "config.json").read_text())["architectures"] == [
+        "MistralForCausalLM"
+    ]
     assert again.returncode == 0, again.stderr
     one, other = interop.load(pretrained), interop.load(tmp_path / "deep" / "copy")
     jax.tree.map(np.testing.assert_array_equal, one[1], other[1])
     assert one[2].fingerprint == other[2].fingerprint
 
 
-def test_a_model_trained_here_is_exported_with_its_tokenizer(scripts, trained, tmp_path):
+def test_a_model_trained_here_writes_the_same_once_it_is_exported(scripts, trained, tmp_path):
     workdir, _ = trained
-    (process,) = scripts([[EXPORT, f"--workdir={workdir}", f"--to={tmp_path / 'out'}", "--step=12"]])
+    writes = ["--prompt=one two", "--greedy", "--length=20"]
+    process, run, folder = scripts(
+        [
+            [EXPORT, f"--workdir={workdir}", f"--to={tmp_path / 'out'}", "--step=12"],
+            ["experiments.generate", f"--workdir={workdir}", *writes],
+            ["experiments.generate", f"--workdir={tmp_path / 'out'}", *writes],
+        ]
+    )
     assert process.returncode == 0, process.stderr
     assert process.stdout.startswith("step 12: ") and process.stdout.endswith(" as llama\n")
+    assert run.returncode == folder.returncode == 0, folder.stderr
+    assert run.stdout == folder.stdout and len(run.stdout) > len("one two\n")
     model, params, tokenizer = interop.load(tmp_path / "out")
-    assert tokenizer.fingerprint == text.load(workdir / "data").fingerprint
     assert model.config.decoder.depth == 1 and params["embedding"]["table"].shape == (300, 8)
+    assert tokenizer.encode("one", special=True).tolist() == [
+        tokenizer.opening,
+        *text.load(workdir / "data").encode("one"),
+    ]
 
 
 def test_mistakes_are_one_line(scripts, made, pretrained, tmp_path):

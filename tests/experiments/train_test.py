@@ -212,9 +212,13 @@ def test_a_run_begins_with_a_pretrained_model_and_goes_on_without_it(scripts, ti
 
     other = [*begin[:3], f"--config.initial={pretrained}", *begin[4:]]
     (refused,) = scripts([other])
-    assert refused.returncode == 2 and refused.stderr.startswith(f"error: {workdir} holds a run of another recipe: initial")
+    assert refused.returncode == 2 and refused.stderr.startswith(
+        f"error: {workdir} holds a run of another recipe: initial"
+    )
     shutil.rmtree(folder)
-    gone, more = scripts([[*begin[:2], f"--workdir={tmp_path / 'new'}", *begin[3:]], [*begin, "--config.training.steps=6"]])
+    gone, more = scripts(
+        [[*begin[:2], f"--workdir={tmp_path / 'new'}", *begin[3:]], [*begin, "--config.training.steps=6"]]
+    )
     assert (gone.returncode, gone.stderr.count("\n")) == (2, 1) and "llama' does not exist" in gone.stderr
     assert not (tmp_path / "new").exists()
     assert more.returncode == 0, more.stderr

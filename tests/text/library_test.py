@@ -91,3 +91,31 @@ def test_the_fingerprint_knows_what_opens_a_document():
 def test_words_found_before_merges_change_the_fingerprint():
     ordinary, first = (text.BPE(cases.byte_level(ignore_merges=ignore), end=None) for ignore in (False, True))
     assert ordinary.fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "opening"),
+    [
+        (lambda: text.BPE.train(["one two three"], 258), 257),
+        (lambda: text.BPE(cases.byte_level(["<s>", "</s>"]), end="</s>", special=Special(bos="<s>")), 0),
+        (lambda: text.Published(cases.fallback(), special=Special(bos="<s>", eos="</s>", unk="<unk>")), None),
+    ],
+)
+def test_a_published_form_opens_texts_as_training_does(tmp_path, tokenizer, opening):
+    before = tokenizer()
+    after = before.with_opening()
+    assert before.opening == after.opening == (before.begin if opening is None else opening)
+    after.save(tmp_path)
+    for each in (after, text.load(tmp_path)):
+        assert each.encode("two", special=True).tolist() == [after.opening, *before.encode("two")]
+        assert each.encode("two").tolist() == before.encode("two").tolist()
+        assert each.with_opening() is each
+    assert before.encode("two", special=True).tolist() in (
+        before.encode("two").tolist(),
+        after.encode("two", special=True).tolist(),
+    )
+
+
+def test_what_has_no_files_of_others_stays_as_it_is():
+    for tokenizer in (text.Bytes(), text.Characters(["abc"])):
+        assert tokenizer.with_opening() is tokenizer

@@ -105,9 +105,9 @@ def validation_batches(
 def sliding_batches(stream: np.ndarray, *, length: int, stride: int, batch_size: int) -> Iterator[Example]:
     """A stream of ids once, each target in the window that shows it the most of what came before.
 
-    Windows of `length` inputs begin `stride` apart. Of the first one all targets count, of the others the last `stride`:
-    so every token but the first is a target with weight 1 exactly once, and all but those of the first window are
-    predicted from at least `length - stride + 1` tokens. Padding has weight 0.
+    Windows of `length` inputs begin `stride` apart. Of the first one all targets count, of the others the last
+    `stride`: so every token but the first is a target with weight 1 exactly once, and all but those of the first window
+    are predicted from at least `length - stride + 1` tokens. Padding has weight 0.
 
     Args:
       stream: `[tokens]` integers, at least two.

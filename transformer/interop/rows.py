@@ -74,6 +74,8 @@ class Row:
     def write(self, ours: Sequence[np.ndarray]) -> np.ndarray:
         """Our arrays of one layer as their tensor."""
         out = einops.rearrange(ours[0] if isinstance(self.ours, str) else np.stack(ours), self._reversed)
+        if not self.skip and out.flags.c_contiguous:
+            return out
         theirs = np.zeros((out.shape[0] + self.skip, *out.shape[1:]), out.dtype)
         copy(theirs[self.skip :], out)
         return theirs

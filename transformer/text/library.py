@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import os
 import pathlib
@@ -12,7 +13,7 @@ from typing import Self
 
 import numpy as np
 import tokenizers
-from tokenizers import pre_tokenizers
+from tokenizers import pre_tokenizers, processors
 
 from transformer.text import spelling, storage, tables
 from transformer.text.special import Special
@@ -85,6 +86,18 @@ class LibraryTokenizer(Tokenizer):
         }
         storage.write_json(path / storage.SETTINGS, settings)
         storage.write(path / storage.BPE, self._tokenizer.to_str())
+
+    def with_opening(self) -> Self:
+        """As `Tokenizer.with_opening`."""
+        if self.opening is None or self.opening in self.encode("", special=True):
+            return self
+        name = self._tokenizer.id_to_token(self.opening)
+        table = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        table.post_processor = processors.TemplateProcessing(
+            single=[name, "$A"], pair=[name, "$A", "$B"], special_tokens=[(name, self.opening)]
+        )
+        special = dataclasses.replace(self._special, bos=name)
+        return type(self)(table, **(self._arguments() | {"special": special}))
 
     @functools.cached_property
     def _published(self) -> tokenizers.Tokenizer:

@@ -99,6 +99,13 @@ class Tokenizer(abc.ABC):
         """What decodes a stream of ids, those that are `shown`, as they come."""
         return BytePieces(self.spellings, self.errors)
 
+    def with_opening(self) -> Tokenizer:
+        """The same ids, and with `special=True` the opening token before a text where the kind can say so in its files.
+
+        A model that was trained here has seen it there; a program that opens the saved tokenizer then puts it there.
+        """
+        return self
+
     @abc.abstractmethod
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the table into `folder`, made if missing; `text.load` reads it back.
