@@ -1,9 +1,12 @@
 # `make train` and `make test` set up everything they need on first use. Further arguments: make test ARGS="-k zoo".
+# Another set of extras: make test EXTRAS=dev,oracle.
 
 PYTHON ?= python3
 ARGS ?=
+EXTRAS ?= dev
 VENV := .venv
-INSTALLED := $(VENV)/installed
+COMMA := ,
+INSTALLED := $(VENV)/installed-$(subst $(COMMA),-,$(EXTRAS))
 
 .PHONY: train test
 
@@ -21,5 +24,5 @@ $(INSTALLED): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $$($(PYTHON) --version) is too old: 3.11 or newer is needed; name one with PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { echo "error: $(PYTHON) cannot make virtual environments: install its venv package, such as python3-venv" >&2; exit 1; }
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@

@@ -22,6 +22,7 @@ from experiments import command, loading
 from transformer import data, training
 
 WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
+DTYPE = loading.define_dtype()
 STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best (lowest validation loss) or a number.")
 TEXT = flags.DEFINE_string("text", None, "A file of text to measure on, in the place of the validation split.")
 LENGTH = flags.DEFINE_integer(
@@ -41,7 +42,7 @@ def main() -> None:
     source = loading.required(WORKDIR)
     if TEXT.value is None and (LENGTH.value or STRIDE.value):
         raise ValueError("--length and --stride are of the windows of --text: give one, or leave them out")
-    trained = loading.load(source, loading.step(STEP.value))
+    trained = loading.load(source, loading.step(STEP.value), DTYPE.value)
     config = trained.model.config
     if config.decoder is None or config.encoder is not None:
         raise ValueError(f"{source} is no decoder alone, so the next token of a text has no probability")

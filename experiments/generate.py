@@ -19,6 +19,7 @@ from experiments import command, loading, writing
 from transformer import decoding
 
 WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
+DTYPE = loading.define_dtype()
 STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best (lowest validation loss) or a number.")
 PROMPT = flags.DEFINE_string("prompt", "", "The text to continue.")
 LENGTH = flags.DEFINE_integer("length", 128, "Tokens to add at most.", lower_bound=1, upper_bound=1_000_000)
@@ -38,7 +39,7 @@ NEXT = flags.DEFINE_integer("next", 0, "Also list so many of the likeliest next 
 def main() -> None:
     chosen = method()
     sys.stdout.reconfigure(errors="replace")  # a byte model may write what no encoding can
-    trained = loading.load(loading.required(WORKDIR), loading.step(STEP.value))
+    trained = loading.load(loading.required(WORKDIR), loading.step(STEP.value), DTYPE.value)
     reads = trained.model.config.encoder is not None  # and writes something else than the prompt's end
     for sample in range(SAMPLES.value):
         key = jax.random.fold_in(jax.random.key(SEED.value), sample)

