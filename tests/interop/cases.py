@@ -205,10 +205,14 @@ CASES = {
 
 
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers of a size at which heads differ, norms matter and nothing saturates."""
+    """Numbers of a size at which heads differ, norms matter and nothing saturates.
+
+    The scales of norms have either sign: no token is then its own likeliest successor, as it is in random models that
+    read out with the table they embed with.
+    """
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    scale = 0.3 if len(shape) > 1 else 0.2
-    return (rng.standard_normal(shape) * scale + (len(shape) == 1) * 0.5).astype(np.float32)
+    scale = 0.2 if name.endswith("bias") else 1.0 if len(shape) == 1 else 0.3
+    return (rng.standard_normal(shape) * scale).astype(np.float32)
 
 
 def write(folder, case: Case, tensors: dict[str, tuple[int, ...]]) -> None:

@@ -26,12 +26,13 @@ FAMILIES = {
     "tiny": None,
     "transformer": None,
 }
-REFUSED = {
-    "transformer-base": r"decoder\.attention\.bias=False|encoder\.attention\.bias=False",
-    "transformer-big": r"decoder\.attention\.bias=False|encoder\.attention\.bias=False",
-    "gpt3-13b": r"head_width=128",  # forty heads of 128 in a width of 5,140, as printed
-    "tiny-encoder": r"encoder\.",
-    "tiny-both": r"position\.kind='rotary'|encoder\.|decoder\.",
+REFUSED = {  # the family that is nearest, and what it has no counterpart for
+    "transformer-base": r"marian, .*attention\.bias=False",
+    "transformer-big": r"marian, .*attention\.bias=False",
+    "gpt3-1.3b": r"gpt2, .*decoder\.attention\.head_width=128",  # as printed, 24 heads of 128 in a width of 2,048
+    "gpt3-13b": r"gpt2, .*decoder\.attention\.head_width=128",  # as printed, 40 heads of 128 in a width of 5,140
+    "tiny-encoder": r"bert, .*token_types=0",
+    "tiny-both": r"t5, .*encoder\.attention\.scale=0\.25, .* more",
 }
 
 

@@ -8,6 +8,8 @@ import reprlib
 import sys
 from typing import Any
 
+from transformer.models.config import ModelConfig
+
 REQUIRED = object()
 LARGEST = 2**31 - 1  # ids and positions are 32-bit integers
 LAYERS = 10_000  # far more than any model has: a damaged file may ask for billions, and lists are made of them
@@ -141,3 +143,10 @@ ACTIVATIONS = {  # theirs to ours; the first of several names for one of ours is
 def activation_name(ours: str) -> str:
     """Their name of one of our activations."""
     return next(theirs for theirs, name in ACTIVATIONS.items() if name == ours)
+
+
+def check_heads(config: ModelConfig, role: str) -> None:
+    """Raises ValueError unless the heads of a stack share the width of the model, for families that cannot say else."""
+    stack = getattr(config, role)
+    if config.head_width(stack) * stack.attention.heads != config.width:
+        raise ValueError(f"{role}.attention.head_width={config.head_width(stack)}")

@@ -82,10 +82,8 @@ def _growth(factor: float, scale: float) -> float:
 
 
 def write(config: ModelConfig, stack: Stack) -> dict[str, Any]:
-    """The fields of a stack's rotary positions; raises ValueError if it has other ones or a scaling without a name."""
+    """The fields of a stack's rotary positions; raises ValueError for a scaling without a name there."""
     position, scaling = stack.position, stack.position.scaling
-    if position.kind != "rotary":
-        raise ValueError(f"position.kind={position.kind!r}")
     if scaling.kind not in KINDS.values():
         raise ValueError(f"position.scaling.kind={scaling.kind!r}")
     fields: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}

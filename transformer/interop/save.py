@@ -26,8 +26,8 @@ from transformer.interop.rows import Row
 from transformer.models.config import DTYPES, ModelConfig, Position, Scaling, Stack
 from transformer.models.transformer import Transformer
 
+SHOWN = 3  # differences that an error lists
 TRAINING = ("init", "dtype", "param_dtype", "unroll", "remat")  # fields that change no function
-UNWRITTEN = 9  # differences that a family counts for which cannot even write a config down
 
 
 def save(
@@ -99,11 +99,10 @@ def family_of(config: ModelConfig, name: str | None = None) -> Family:
         differences = _differences(family, config)
         if not differences:
             return family
-        refusals.append((len(differences), family.name, differences[0]))
-    _, nearest, difference = min(refusals)
-    raise ValueError(
-        f"no family of models has this config; the nearest, {nearest}, has no counterpart for {difference}"
-    )
+        refusals.append((len(differences), family.name, differences))
+    count, nearest, differences = min(refusals)
+    shown = ", ".join(differences[:SHOWN]) + (f" and {count - SHOWN} more" if count > SHOWN else "")
+    raise ValueError(f"no family of models has this config; the nearest, {nearest}, has no counterpart for {shown}")
 
 
 def canonical(config: ModelConfig) -> ModelConfig:
@@ -166,7 +165,7 @@ def _differences(family: Family, config: ModelConfig) -> list[str]:
         names = _Names(name for row in rows if set(row.paths) <= set(sizes) for name, _ in row.names(sizes))
         got = family.read(Fields(written, CONFIG), names)
     except ValueError as error:
-        return [str(error)] * UNWRITTEN
+        return [str(error)]
     return list(_compare(canonical(config), canonical(got), ""))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformer.interop.family import Family, Found
-from transformer.interop.fields import ACTIVATIONS, Fields, activation_name
+from transformer.interop.fields import ACTIVATIONS, Fields, activation_name, check_heads
 from transformer.interop.rows import Row, linear, norm
 from transformer.models.config import Attention, Mlp, ModelConfig, Norm, Position, Readout, Stack
 
@@ -56,6 +56,9 @@ def encoder(fields: Fields, *, length: int, head: bool, pooler: bool) -> ModelCo
 def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
     """Their config from ours."""
     stack = config.encoder
+    if config.token_types == 0:
+        raise ValueError("token_types=0")
+    check_heads(config, "encoder")
     return {
         "vocab_size": config.vocab,
         "hidden_size": config.width,

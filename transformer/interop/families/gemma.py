@@ -44,8 +44,6 @@ def decoder(fields: Fields, attention: Attention, activation: str, **stack: Any)
 
 def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
     """Their config from ours."""
-    if config.decoder.mlp.activation == "gelu":
-        raise ValueError("decoder.mlp.activation='gelu'")
     fields = lineage.write(config)
     return fields | {"attention_bias": config.decoder.attention.bias, "hidden_activation": fields["hidden_act"]}
 

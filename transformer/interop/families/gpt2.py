@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformer.interop.family import Family, Found
-from transformer.interop.fields import ACTIVATIONS, Fields, activation_name
+from transformer.interop.fields import ACTIVATIONS, Fields, activation_name, check_heads
 from transformer.interop.rows import Row, norm
 from transformer.models.config import Attention, Mlp, ModelConfig, Norm, Position, Readout, Stack
 
@@ -40,6 +40,7 @@ def read(fields: Fields, found: Found) -> ModelConfig:
 def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
     """Their config from ours."""
     stack = config.decoder
+    check_heads(config, "decoder")
     return {
         "vocab_size": config.vocab,
         "n_positions": config.length,

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformer.interop import rotary
 from transformer.interop.family import Family, Found
-from transformer.interop.fields import ACTIVATIONS, Fields, activation_name
+from transformer.interop.fields import ACTIVATIONS, Fields, activation_name, check_heads
 from transformer.interop.rows import Row, linear, norm
 from transformer.models.config import Attention, Mlp, ModelConfig, Norm, Readout, Stack
 
@@ -38,6 +38,7 @@ def read(fields: Fields, found: Found) -> ModelConfig:
 def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
     """Their config from ours."""
     stack = config.decoder
+    check_heads(config, "decoder")
     positions = rotary.write(config, stack)
     return {
         "vocab_size": config.vocab,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformer.interop.family import Family, Found
-from transformer.interop.fields import ACTIVATIONS, Fields, activation_name
+from transformer.interop.fields import ACTIVATIONS, Fields, activation_name, check_heads
 from transformer.interop.rows import Row, linear, norm
 from transformer.models.config import Attention, Mlp, ModelConfig, Norm, Position, Readout, Stack
 
@@ -52,14 +52,11 @@ def read(fields: Fields, found: Found) -> ModelConfig:
 
 def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
     """Their config from ours."""
-    activations = {stack.mlp.activation for stack in (config.encoder, config.decoder)}
-    if len(activations) > 1:
-        raise ValueError("encoder.mlp.activation other than the decoder's")
     fields = {
         "vocab_size": config.vocab,
         "decoder_vocab_size": config.vocab,
         "d_model": config.width,
-        "activation_function": activation_name(activations.pop()),
+        "activation_function": activation_name(config.encoder.mlp.activation),
         "max_position_embeddings": config.length,
         "scale_embedding": config.embedding_scale,
         "is_encoder_decoder": True,
@@ -71,6 +68,7 @@ def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
     }
     for role in ROLES:
         stack = getattr(config, role)
+        check_heads(config, role)
         fields[f"{role}_layers"] = stack.depth
         fields[f"{role}_attention_heads"] = stack.attention.heads
         fields[f"{role}_ffn_dim"] = config.mlp_width(stack)
