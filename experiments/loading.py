@@ -23,6 +23,9 @@ class Trained:
     Attributes:
       origin: what to call it in print.
       experiment: of a run; None for a pretrained folder.
+      step: of a run.
+      start: the id that an encoder-decoder's target begins with, or None.
+      stop: the ids that end a text.
     """
 
     model: models.Transformer
@@ -31,6 +34,8 @@ class Trained:
     origin: str
     experiment: Experiment | None = None
     step: int | None = None
+    start: int | None = None
+    stop: tuple[int, ...] = ()
 
     def ids(self, prompt: str) -> list[int]:
         """The ids of a text as the model has seen texts begin.
@@ -73,7 +78,11 @@ def load(source: str | Path, step: int | str = "latest", dtype: str | None = Non
     model, params, tokenizer = interop.load(source, dtype=dtype or "float32")
     if tokenizer is None:
         raise ValueError(f"{source} has no tokenizer: put tokenizer.json, or vocab.json and merges.txt, beside it")
-    return Trained(model, params, tokenizer, str(source))
+    ids = interop.generation(source)
+    # Configs of small copies may still have the ids of the large vocabulary.
+    stop = tuple(one for one in ids.stop if one < model.config.vocab) or _end(tokenizer)
+    start = tokenizer.pad if ids.start is None else ids.start  # the targets of T5 and Marian begin with padding
+    return Trained(model, params, tokenizer, str(source), start=start, stop=stop)
 
 
 def is_run(source: str | Path) -> bool:
@@ -105,9 +114,19 @@ def _load_run(workdir: Path, step: int | str, dtype: str | None) -> Trained:
     tokenizer = text.load(workdir / "data")
     if tokenizer.fingerprint != restored.recipe["data"]["tokenizer"]:
         raise ValueError(f"{workdir / 'data'} holds another tokenizer than the checkpoint was trained with")
-    params = jax.tree.map(jnp.asarray, restored.state)
+    return of_run(experiment, jax.tree.map(jnp.asarray, restored.state), tokenizer, restored.step, dtype)
+
+
+def of_run(
+    experiment: Experiment, params: dict, tokenizer: text.Tokenizer, step: int, dtype: str | None = None
+) -> Trained:
+    """What a run has at a step; `dtype` None is its own."""
     model = models.Transformer(dataclasses.replace(experiment.model, dtype=dtype or experiment.model.dtype))
-    return Trained(model, params, tokenizer, f"step {restored.step}", experiment, restored.step)
+    return Trained(model, params, tokenizer, f"step {step}", experiment, step, stop=_end(tokenizer))
+
+
+def _end(tokenizer: text.Tokenizer) -> tuple[int, ...]:
+    return () if tokenizer.end is None else (tokenizer.end,)
 
 
 def define_dtype() -> flags.FlagHolder:

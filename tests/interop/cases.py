@@ -1,6 +1,6 @@
 """Small models of every family, unlike each other, as their `config.json` describes them, and weights for them.
 
-The weights are a function of a tensor's name and shape, so that the publisher's library and this one can each make them.
+The weights are a function of a tensor's name and shape, so that the publisher's library and this one each make them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ NEOX = dict(
     vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40,
     max_position_embeddings=128,
 )  # fmt: skip
-T5 = dict(vocab_size=60, d_model=24, d_kv=10, d_ff=40, num_layers=2, num_heads=3, pad_token_id=0, decoder_start_token_id=0)
+T5 = dict(
+    vocab_size=60, d_model=24, d_kv=10, d_ff=40, num_layers=2, num_heads=3, pad_token_id=0, decoder_start_token_id=0
+)
 MARIAN = dict(
     vocab_size=60, d_model=24, encoder_layers=2, decoder_layers=2, encoder_attention_heads=3,
     decoder_attention_heads=3, encoder_ffn_dim=40, decoder_ffn_dim=40, max_position_embeddings=128,
@@ -78,7 +80,9 @@ CASES = {
         ENCODER | dict(pad_token_id=3, max_position_embeddings=36, layer_norm_eps=1e-5, tie_word_embeddings=False),
     ),
     "roberta-pooler": Case(
-        "roberta", "RobertaModel", ENCODER | dict(hidden_act="relu", type_vocab_size=1, pad_token_id=1, num_attention_heads=4)
+        "roberta",
+        "RobertaModel",
+        ENCODER | dict(hidden_act="relu", type_vocab_size=1, pad_token_id=1, num_attention_heads=4),
     ),
     "t5": Case("t5", "T5ForConditionalGeneration", T5),
     "t5-v1.1": Case(
@@ -90,18 +94,29 @@ CASES = {
         "t5",
         "T5ForConditionalGeneration",
         T5
-        | dict(feed_forward_proj="gated-silu", relative_attention_num_buckets=8, relative_attention_max_distance=10,
-               num_heads=2, d_kv=9),
-    ),  # fmt: skip
+        | dict(
+            feed_forward_proj="gated-silu",
+            relative_attention_num_buckets=8,
+            relative_attention_max_distance=10,
+            num_heads=2,
+            d_kv=9,
+        ),
+    ),
     "llama": Case("llama", "LlamaForCausalLM", DECODER | _rope()),
     "llama-tied": Case(
         "llama",
         "LlamaForCausalLM",
         DECODER
         | dict(tie_word_embeddings=True, attention_bias=True, mlp_bias=True, num_key_value_heads=1, head_dim=14)
-        | _rope(500_000.0, rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-                original_max_position_embeddings=16),
-    ),  # fmt: skip
+        | _rope(
+            500_000.0,
+            rope_type="llama3",
+            factor=8.0,
+            low_freq_factor=1.0,
+            high_freq_factor=4.0,
+            original_max_position_embeddings=16,
+        ),
+    ),
     "llama-linear": Case(
         "llama",
         "LlamaForCausalLM",
@@ -126,16 +141,24 @@ CASES = {
     ),
     "qwen2": Case("qwen2", "Qwen2ForCausalLM", DECODER | dict(head_dim=6) | _rope(1e6)),
     "qwen2-tied": Case(
-        "qwen2", "Qwen2ForCausalLM", DECODER | dict(head_dim=6, tie_word_embeddings=True, num_key_value_heads=1) | _rope()
+        "qwen2",
+        "Qwen2ForCausalLM",
+        DECODER | dict(head_dim=6, tie_word_embeddings=True, num_key_value_heads=1) | _rope(),
     ),
     "qwen2-window": Case(
         "qwen2",
         "Qwen2ForCausalLM",
         DECODER
-        | dict(head_dim=6, use_sliding_window=True, sliding_window=4, max_window_layers=1, num_hidden_layers=3,
-               num_key_value_heads=4)
+        | dict(
+            head_dim=6,
+            use_sliding_window=True,
+            sliding_window=4,
+            max_window_layers=1,
+            num_hidden_layers=3,
+            num_key_value_heads=4,
+        )
         | _rope(),
-    ),  # fmt: skip
+    ),
     "qwen3": Case("qwen3", "Qwen3ForCausalLM", DECODER | dict(tie_word_embeddings=True) | _rope(1e6)),
     "qwen3-biased": Case(
         "qwen3", "Qwen3ForCausalLM", DECODER | dict(attention_bias=True, num_key_value_heads=4, head_dim=6) | _rope()
@@ -144,10 +167,16 @@ CASES = {
         "qwen3",
         "Qwen3ForCausalLM",
         DECODER
-        | dict(use_sliding_window=True, sliding_window=4, max_window_layers=2, num_hidden_layers=3,
-               num_key_value_heads=1, rms_norm_eps=1e-5)
+        | dict(
+            use_sliding_window=True,
+            sliding_window=4,
+            max_window_layers=2,
+            num_hidden_layers=3,
+            num_key_value_heads=1,
+            rms_norm_eps=1e-5,
+        )
         | _rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=32, attention_factor=1.3),
-    ),  # fmt: skip
+    ),
     "gemma": Case("gemma", "GemmaForCausalLM", DECODER | dict(num_key_value_heads=1) | _rope()),
     "gemma-wide": Case(
         "gemma",
@@ -177,10 +206,15 @@ CASES = {
         "gemma2",
         "Gemma2ForCausalLM",
         DECODER
-        | dict(attn_logit_softcapping=None, layer_types=["full_attention", "sliding_attention"], sliding_window=3,
-               num_key_value_heads=1, hidden_activation="silu")
+        | dict(
+            attn_logit_softcapping=None,
+            layer_types=["full_attention", "sliding_attention"],
+            sliding_window=3,
+            num_key_value_heads=1,
+            hidden_activation="silu",
+        )
         | _rope(),
-    ),  # fmt: skip
+    ),
     "gpt_neox": Case("gpt_neox", "GPTNeoXForCausalLM", NEOX),
     "gpt_neox-serial": Case(
         "gpt_neox",

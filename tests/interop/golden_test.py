@@ -3,27 +3,14 @@
 `oracle_test.py` compares more, and writes the file, where that library is there.
 """
 
-import json
-
-import jax
 import numpy as np
 import pytest
 
-from tests.interop import cases, digests
+from tests.interop import digests, folders
 from tests.interop.cases import CASES
 from transformer import interop
-from transformer.interop.families import FAMILIES
-from transformer.interop.fields import Fields
-from transformer.interop.load import shapes
 
-
-@pytest.fixture(autouse=True)
-def quick_to_compile():
-    """Compiling is what takes time here; unoptimised programs round no worse."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
 @pytest.fixture(scope="module")
@@ -33,37 +20,10 @@ def loaded(tmp_path_factory):
 
     def make(name):
         if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            cases.write(folder, CASES[name], tensors(CASES[name]))
-            made[name] = interop.load(folder)[:2]
+            made[name] = interop.load(folders.write(tmp_path_factory.mktemp(name), name))[:2]
         return made[name]
 
     return make
-
-
-class Heads:
-    """Which of the tensors that tell a model's heads a case has."""
-
-    def __init__(self, case):
-        self.case = case
-
-    def __contains__(self, name):
-        if "pooler" in name:
-            return self.case.architecture.endswith(("Model", "ForPreTraining"))
-        if name == "lm_head.weight":
-            return not self.case.fields.get("tie_word_embeddings", True)
-        return "For" in self.case.architecture
-
-    def same(self, one, other):
-        return False
-
-
-def tensors(case) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a case's tensors, as the family's table has them."""
-    family = FAMILIES[case.family]
-    config = family.read(Fields(case.fields, "case"), Heads(case))
-    sizes = shapes(config)
-    return {name: row.shape(sizes) for row in family.rows(config, case.fields) for name, _ in row.names(sizes)}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -5,8 +5,9 @@ is read in both directions, and which field of their `config.json` is which of o
 is an error that names it.
 """
 
+from transformer.interop.generation import Generation, generation
 from transformer.interop.load import is_folder, load, resolve
 from transformer.interop.save import save
 from transformer.interop.sentences import SentenceEncoder, sentence_encoder
 
-__all__ = ["SentenceEncoder", "is_folder", "load", "resolve", "save", "sentence_encoder"]
+__all__ = ["Generation", "SentenceEncoder", "generation", "is_folder", "load", "resolve", "save", "sentence_encoder"]

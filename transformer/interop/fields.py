@@ -146,7 +146,7 @@ def activation_name(ours: str) -> str:
 
 
 def check_heads(config: ModelConfig, role: str) -> None:
-    """Raises ValueError unless the heads of a stack share the width of the model, for families that cannot say else."""
+    """Raises ValueError for heads among which the width cannot be divided, for families whose heads share it."""
     stack = getattr(config, role)
-    if config.head_width(stack) * stack.attention.heads != config.width:
+    if config.width % stack.attention.heads:
         raise ValueError(f"{role}.attention.head_width={config.head_width(stack)}")

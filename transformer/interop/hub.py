@@ -16,7 +16,7 @@ def resolve(folder: str | os.PathLike[str], config: str) -> pathlib.Path:
 
     Raises:
       FileNotFoundError: if there is neither, or the extra is missing that fetching needs.
-      ValueError: if a folder holds no `config.json`.
+      ValueError: if the folder holds no `config.json`.
     """
     path = pathlib.Path(folder)
     if path.is_dir():
@@ -28,7 +28,12 @@ def resolve(folder: str | os.PathLike[str], config: str) -> pathlib.Path:
     name = str(folder)
     if not NAME.fullmatch(name) or name.startswith("."):
         raise FileNotFoundError(f"folder={name!r} does not exist, and is no name of a model on the hub (owner/name)")
-    return pathlib.Path(_fetched(name))
+    fetched = pathlib.Path(_fetched(name))
+    if not (fetched / config).is_file():
+        raise ValueError(
+            f"folder={name!r} holds no {config} on the Hugging Face hub, or {fetched} is not whole: remove it"
+        )
+    return fetched
 
 
 def _fetched(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import os
 import pathlib
 import re
@@ -84,6 +85,7 @@ def load(
         where = "" if str(folder) in str(error) else f"{fields.where}: "
         raise ValueError(f"{where}{error}") from None
     fields.finish()
+    _check_sizes(config, found, fields.where)
     rows = family.rows(config, fields.values)
     wanted = _wanted(rows, config, found, folder)
     stored = functools.reduce(jnp.promote_types, {tensor.dtype for tensor in wanted.values()})
@@ -156,6 +158,16 @@ def _canonical(family: Family, name: str) -> str:
     for old, new in family.renames.items():
         name = re.sub(old, new, name)
     return name if name.startswith((family.prefix, *family.heads)) else family.prefix + name
+
+
+def _check_sizes(config: ModelConfig, found: _Found, where: str) -> None:
+    """Raises ValueError for a size that no tensor has room for, if arrays of it are made before shapes are compared."""
+    most = max((math.prod(tensor.shape) for tensor in found.values()), default=0)
+    for stack in filter(None, (config.encoder, config.decoder)):
+        buckets = stack.position.buckets if stack.position.kind == "relative" else 0
+        for name, size in (("heads of width", config.head_width(stack)), ("buckets of distance", buckets)):
+            if size > most:
+                raise ValueError(f"{where} asks for {name} {size}, but the largest tensor holds {most}: fetch it again")
 
 
 def _wanted(rows: list[Row], config: ModelConfig, found: _Found, folder: pathlib.Path) -> dict[str, Tensor]:

@@ -103,7 +103,7 @@ class Row:
 
 
 def copy(target: np.ndarray, source: np.ndarray) -> None:
-    """Copies `[N, ...]`, a few rows at a time: where one side is transposed, its cache lines then serve several rows."""
+    """Copies `[N, ...]`, a few rows at a time: if one side is transposed, its cache lines then serve several rows."""
     for start in range(0, len(source), TILE):
         target[start : start + TILE] = source[start : start + TILE]
 

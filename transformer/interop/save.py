@@ -27,6 +27,7 @@ from transformer.models.config import DTYPES, ModelConfig, Position, Scaling, St
 from transformer.models.transformer import Transformer
 
 SHOWN = 3  # differences that an error lists
+FAR = 99  # differences that a family counts for which writes down what cannot be read back
 TRAINING = ("init", "dtype", "param_dtype", "unroll", "remat")  # fields that change no function
 
 
@@ -96,12 +97,17 @@ def family_of(config: ModelConfig, name: str | None = None) -> Family:
     candidates = [FAMILIES[name]] if name else [family for family in FAMILIES.values() if family.stacks == stacks]
     refusals = []
     for family in sorted(candidates, key=lambda family: not family.likely(config)):
-        differences = _differences(family, config)
+        try:
+            differences = _differences(family, config)
+        except ValueError as error:
+            refusals.append((FAR, family.name, [str(error)]))
+            continue
         if not differences:
             return family
         refusals.append((len(differences), family.name, differences))
-    count, nearest, differences = min(refusals)
-    shown = ", ".join(differences[:SHOWN]) + (f" and {count - SHOWN} more" if count > SHOWN else "")
+    _, nearest, differences = min(refusals)
+    more = len(differences) - SHOWN
+    shown = ", ".join(differences[:SHOWN]) + (f" and {more} more" if more > 0 else "")
     raise ValueError(f"no family of models has this config; the nearest, {nearest}, has no counterpart for {shown}")
 
 
@@ -155,17 +161,16 @@ class _Names(frozenset):
 
 
 def _differences(family: Family, config: ModelConfig) -> list[str]:
-    """What a family's config, read back, does not express."""
+    """What a family's config, read back, does not express; raises ValueError if it cannot be read back."""
     if family.stacks != _stacks(config):
         return [f"a model of {' and '.join(_stacks(config))}"]
     try:
         written = json.loads(json.dumps(family.write(config, {})))
-        rows = family.rows(config, written)
-        sizes = shapes(config)
-        names = _Names(name for row in rows if set(row.paths) <= set(sizes) for name, _ in row.names(sizes))
-        got = family.read(Fields(written, CONFIG), names)
     except ValueError as error:
         return [str(error)]
+    rows, sizes = family.rows(config, written), shapes(config)
+    names = _Names(name for row in rows if set(row.paths) <= set(sizes) for name, _ in row.names(sizes))
+    got = family.read(Fields(written, CONFIG), names)
     return list(_compare(canonical(config), canonical(got), ""))
 
 
