@@ -41,9 +41,15 @@ def write(
     A decoder continues the prompt. An encoder-decoder reads it as its source and writes the target.
     """
     blocks = decoding.stream(
-        trained.model, trained.params, length=length, method=method, key=key, stop=trained.stop, repetition_penalty=penalty,
+        trained.model,
+        trained.params,
+        length=length,
+        method=method,
+        key=key,
+        stop=trained.stop,
+        repetition_penalty=penalty,
         **_read(trained, prompt, length),
-    )  # fmt: skip
+    )
     return _spelt(blocks, trained.tokenizer)
 
 
@@ -60,9 +66,7 @@ def _read(trained: Trained, prompt: str, length: int) -> dict[str, list[int]]:
     if config.encoder is None or config.decoder is None:
         return {"prompt": ids}
     if trained.start is None:
-        raise ValueError(
-            f"{trained.origin} names no decoder_start_token_id, so no target can begin: name one"
-        )
+        raise ValueError(f"{trained.origin} names no decoder_start_token_id, so no target can begin: name one")
     return {"prompt": [trained.start], "source": ids}
 
 

@@ -52,7 +52,7 @@ WRONG = {
     "num_hidden_layers": (0, 10**9, 2.0, None),
     "num_attention_heads": (0, -4, 3, 10**9),
     "num_key_value_heads": (0, 3, "2"),
-    "head_dim": (0, 9, 2**31 - 2, HUGE),
+    "head_dim": (0, 9, 2**24, HUGE),
     "hidden_size": (0, 25, 2**31 - 1),
     "intermediate_size": (-1, 41, HUGE),
     "max_position_embeddings": (0, "128", HUGE),
@@ -88,12 +88,12 @@ def test_what_json_allows_beyond_numbers_is_refused(llama, text):
 
 def test_a_model_far_larger_than_its_files_is_refused_before_arrays_of_it_are_made(tmp_path):
     decoder = folders.write(tmp_path / "llama", "llama")
-    folders.edit(decoder, head_dim=2**31 - 2, num_attention_heads=1, num_key_value_heads=1)
-    with refused("asks for heads of width 2147483646, but the largest tensor holds 1440: fetch it again"):
+    folders.edit(decoder, head_dim=2**24, num_attention_heads=1, num_key_value_heads=1)
+    with refused("asks for heads of width 16777216, but the largest tensor holds 1440: fetch it again"):
         interop.load(decoder)
     both = folders.write(tmp_path / "t5", "t5")
-    folders.edit(both, relative_attention_num_buckets=2**30, relative_attention_max_distance=2**31 - 1)
-    with refused("asks for buckets of distance 1073741824, but"):
+    folders.edit(both, relative_attention_num_buckets=2**24, relative_attention_max_distance=2**25)
+    with refused("asks for buckets of distance 16777216, but"):
         interop.load(both)
     wide = 2**31 - 1
     folders.edit(decoder, head_dim=10, num_attention_heads=4, num_key_value_heads=2, hidden_size=wide, vocab_size=wide)

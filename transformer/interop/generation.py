@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from transformer.interop.load import CONFIG, resolve
+from transformer.interop import files
+from transformer.interop.files import CONFIG
+from transformer.interop.load import resolve
 
 GENERATION = "generation_config.json"
 
@@ -38,7 +39,7 @@ def generation(folder: str | os.PathLike[str]) -> Generation:
 
 def _ids(folder: pathlib.Path, name: str) -> tuple[int, ...]:
     for path in (folder / GENERATION, folder / CONFIG):
-        value = _read(path).get(name) if path.is_file() else None
+        value = files.read(path).get(name) if path.is_file() else None
         if value is None:
             continue
         ids = value if isinstance(value, list) else [value]
@@ -46,13 +47,3 @@ def _ids(folder: pathlib.Path, name: str) -> tuple[int, ...]:
             raise ValueError(f"{path}: {name}={value!r} must be a token id, or a list of them")
         return tuple(ids)
     return ()
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}): fetch it again") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object: fetch it again")
-    return content

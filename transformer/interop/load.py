@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import os
 import pathlib
@@ -18,16 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer import text
-from transformer.interop import hub, weights
+from transformer.interop import files, hub, weights
 from transformer.interop.families import FAMILIES
 from transformer.interop.family import Family
 from transformer.interop.fields import Fields
+from transformer.interop.files import CONFIG
 from transformer.interop.rows import Row, Shape, copy
 from transformer.interop.weights import Tensor
 from transformer.models.config import DTYPES, ModelConfig
 from transformer.models.transformer import Transformer
 
-CONFIG = "config.json"
 ALIGNMENT = 64  # bytes; `jax.device_put` to a CPU then takes an array as it lies, without copying it
 
 Place = Callable[[np.ndarray], Any]
@@ -76,7 +75,7 @@ def load(
         if value not in DTYPES:
             raise ValueError(f"{name}={value!r}: choose one of {', '.join(DTYPES)}")
     folder = resolve(folder)
-    fields = _fields(folder)
+    fields = Fields(files.read(folder / CONFIG), str(folder / CONFIG))
     family = fields.choose("model_type", FAMILIES)
     found = _Found(family, weights.tensors(folder))
     try:
@@ -109,17 +108,6 @@ def flatten(params: dict) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _fields(folder: pathlib.Path) -> Fields:
-    path = folder / CONFIG
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}): fetch it again") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no JSON object: fetch it again")
-    return Fields(values, str(path))
-
-
 class _Found(Mapping):
     """Tensors by the names that the family's table uses."""
 
@@ -147,10 +135,7 @@ class _Found(Mapping):
             return False
         for name in (one, other):
             weights.check_type(self[name])
-        if self[one].dtype != self[other].dtype:
-            return False
-        pairs = zip(self[one].pieces(), self[other].pieces(), strict=True)
-        return all(np.array_equal(piece, fellow) for (_, piece), (_, fellow) in pairs)
+        return all(np.array_equal(piece, self[other].rows(place)) for place, piece in self[one].pieces())
 
 
 def _canonical(family: Family, name: str) -> str:

@@ -21,7 +21,8 @@ from transformer.interop import weights
 from transformer.interop.families import FAMILIES
 from transformer.interop.family import Family
 from transformer.interop.fields import Fields
-from transformer.interop.load import CONFIG, flatten, shapes
+from transformer.interop.files import CONFIG
+from transformer.interop.load import flatten, shapes
 from transformer.interop.rows import Row
 from transformer.models.config import DTYPES, ModelConfig, Position, Scaling, Stack
 from transformer.models.transformer import Transformer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -14,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer import text
-from transformer.interop import hub
+from transformer.interop import files, hub
 from transformer.interop.fields import Fields
-from transformer.interop.load import CONFIG, load
+from transformer.interop.files import CONFIG
+from transformer.interop.load import load
 from transformer.models.transformer import Transformer
 
 MODULES = "modules.json"
@@ -88,7 +88,7 @@ def _normalizes(folder: pathlib.Path) -> bool:
     """Whether `modules.json` ends in a normalisation; raises ValueError for a module without a counterpart."""
     if not (folder / MODULES).is_file():
         return True
-    modules = [module if isinstance(module, dict) else {} for module in _json(folder / MODULES, list)]
+    modules = [module if isinstance(module, dict) else {} for module in files.read(folder / MODULES, list)]
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ValueError(
@@ -101,7 +101,7 @@ def _check_pooling(folder: pathlib.Path) -> None:
     path = folder / POOLING
     if not path.is_file():
         return
-    content = _json(path, dict)
+    content = files.read(path)
     modes = [name for name, value in content.items() if name.startswith("pooling_mode") and value not in (False, None)]
     if modes not in (["pooling_mode_mean_tokens"], ["pooling_mode"]) or content.get("pooling_mode", "mean") != "mean":
         raise ValueError(f"{path} asks for {', '.join(modes) or 'no pooling'}; only the mean over tokens is known")
@@ -111,21 +111,11 @@ def _length(folder: pathlib.Path) -> int | None:
     """The tokens of a sentence that the folder asks for; raises ValueError for what has no counterpart."""
     if not (folder / LENGTH).is_file():
         return None
-    fields = Fields(_json(folder / LENGTH, dict), str(folder / LENGTH))
+    fields = Fields(files.read(folder / LENGTH), str(folder / LENGTH))
     fields.expect("do_lower_case", False)  # the tokenizer's own is another field
     length = fields.size("max_seq_length", None)
     fields.finish()
     return length
-
-
-def _json(path: pathlib.Path, kind: type):
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}): fetch it again") from None
-    if not isinstance(content, kind):
-        raise ValueError(f"{path} holds no JSON {'object' if kind is dict else 'list'}: fetch it again")
-    return content
 
 
 @functools.partial(jax.jit, static_argnames=("model", "normalize"))

@@ -46,19 +46,22 @@ class Tensor(NamedTuple):
         with _opened(self.path) as file:
             return file.get_tensor(self.name)
 
-    def pieces(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Rows of it, a few at a time, each with its place; a tensor without axes counts as one row."""
+    def rows(self, place: slice) -> np.ndarray:
+        """Some of its rows; a tensor without axes counts as one row."""
         if not self.shape:
-            yield slice(0, 1), self.read()[None]
-        size = Kind(self.shape, self.dtype).size
-        if not self.shape or not size:
+            return self.read()[None][place]
+        with _opened(self.path) as file:
+            return file.get_slice(self.name)[place]
+
+    def pieces(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """All rows, a few at a time, each time with their place."""
+        rows, size = (self.shape or (1,))[0], Kind(self.shape, self.dtype).size
+        if not size:
             return
-        rows = self.shape[0]
         step = max(1, rows * PIECE // size)
         for start in range(0, rows, step):
             place = slice(start, min(start + step, rows))
-            with _opened(self.path) as file:
-                yield place, file.get_slice(self.name)[place]
+            yield place, self.rows(place)
 
 
 def tensors(folder: pathlib.Path) -> dict[str, Tensor]:
