@@ -26,6 +26,7 @@ class Trained:
       step: of a run.
       start: the id that an encoder-decoder's target begins with, or None.
       stop: the ids that end a text.
+      banned: the ids that are never written.
     """
 
     model: models.Transformer
@@ -36,6 +37,7 @@ class Trained:
     step: int | None = None
     start: int | None = None
     stop: tuple[int, ...] = ()
+    banned: tuple[int, ...] = ()
 
     def ids(self, prompt: str) -> list[int]:
         """The ids of a text as the model has seen texts begin.
@@ -75,14 +77,15 @@ def load(source: str | Path, step: int | str = "latest", dtype: str | None = Non
         raise ValueError(f"{source} holds neither checkpoints nor a config.json: name a run or a pretrained model")
     if step != "latest":
         raise ValueError(f"--step={step} chooses among checkpoints, and {source} has none: leave it out")
-    model, params, tokenizer = interop.load(source, dtype=dtype or "float32")
+    folder = interop.resolve(source)
+    model, params, tokenizer = interop.load(folder, dtype=dtype or "float32")
     if tokenizer is None:
         raise ValueError(f"{source} has no tokenizer: put tokenizer.json, or vocab.json and merges.txt, beside it")
-    ids = interop.generation(source)
+    ids = interop.generation(folder)
     # Configs of small copies may still have the ids of the large vocabulary.
-    stop = tuple(one for one in ids.stop if one < model.config.vocab) or _end(tokenizer)
+    stop, banned = (tuple(one for one in some if one < model.config.vocab) for some in (ids.stop, ids.banned))
     start = tokenizer.pad if ids.start is None else ids.start  # the targets of T5 and Marian begin with padding
-    return Trained(model, params, tokenizer, str(source), start=start, stop=stop)
+    return Trained(model, params, tokenizer, str(source), start=start, stop=stop or _end(tokenizer), banned=banned)
 
 
 def is_run(source: str | Path) -> bool:

@@ -47,14 +47,17 @@ def write(
         method=method,
         key=key,
         stop=trained.stop,
+        banned=trained.banned,
         repetition_penalty=penalty,
         **_read(trained, prompt, length),
     )
-    return _spelt(blocks, trained.tokenizer)
+    continues = trained.model.config.encoder is None
+    return _spelt(blocks, trained.tokenizer, prompt_ids(trained, prompt, length) if continues else [])
 
 
-def _spelt(blocks: Iterator[np.ndarray], tokenizer: text.Tokenizer) -> Iterator[str]:
-    decoder = text.StreamDecoder(tokenizer)
+def _spelt(blocks: Iterator[np.ndarray], tokenizer: text.Tokenizer, before: list[int]) -> Iterator[str]:
+    """The text of blocks of ids that follow others, whose end decides whether a space comes first."""
+    decoder = text.StreamDecoder(tokenizer, after=before)
     for block in blocks:
         yield decoder.feed(_known(block[0], tokenizer.size))
     yield decoder.flush()
@@ -76,7 +79,12 @@ def likeliest(trained: Trained, prompt: str, count: int = 10) -> list[tuple[str,
     logits = jax.jit(trained.model.apply)({"params": trained.params}, read.pop("prompt"), **read)[0, -1]
     probabilities = np.asarray(jax.nn.softmax(logits[: trained.tokenizer.size]))
     best = np.argsort(-probabilities)[:count]
-    return [(trained.tokenizer.decode([token], keep_end=True), float(probabilities[token])) for token in best]
+    return [(_token(trained.tokenizer, int(token)), float(probabilities[token])) for token in best]
+
+
+def _token(tokenizer: text.Tokenizer, token: int) -> str:
+    """How a token reads within a text: alone, some tokenizers would leave out the space before it."""
+    return tokenizer.decode([token, token], keep_end=True).removeprefix(tokenizer.decode([token], keep_end=True))
 
 
 def report(trained: Trained, prompts: tuple[str, ...], console: Console, length: int = 80) -> None:

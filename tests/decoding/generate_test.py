@@ -326,3 +326,33 @@ def test_refuses_an_encoder_and_tracing():
         jax.jit(lambda prompt: generate(*BASIC, prompt))(jnp.ones((1, 2), jnp.int32))
     with pytest.raises(ValueError, match="block=0"):
         stream(*BASIC, [[1]], block=0)
+
+
+def test_banned_tokens_are_never_chosen_and_the_next_best_is():
+    config = model_config(stack())
+    model, params = build(config)
+    first = int(generate(model, params, PROMPTS[0], length=1)[0, 0])
+    logits = np.asarray(model.apply({"params": params}, jnp.asarray([PROMPTS[0]]))[0, -1])
+    assert first == np.argmax(logits)
+    second = int(np.argsort(-logits)[1])
+    assert int(generate(model, params, PROMPTS[0], length=1, banned=first)[0, 0]) == second
+    free = [token for token in range(VOCAB) if token not in (1, 2, 3)]
+    for method in (Greedy(), Temperature(5.0)):
+        out = generate(model, params, PROMPTS, length=30, method=method, key=jax.random.key(0), banned=free)
+        assert set(np.unique(out)) <= {1, 2, 3}
+    streamed = np.concatenate(list(stream(model, params, PROMPTS, length=30, banned=free)), axis=1)
+    np.testing.assert_array_equal(streamed, generate(model, params, PROMPTS, length=30, banned=free))
+
+
+@pytest.mark.parametrize(
+    ("banned", "said"),
+    [
+        (VOCAB, f"banned holds {VOCAB}, outside the model's vocabulary"),
+        (1.5, "banned=1.5 must be a token's id or several"),
+        (range(VOCAB), f"banned holds all {VOCAB} tokens"),
+    ],
+)
+def test_what_cannot_be_banned_is_refused(banned, said):
+    model, params = build(model_config(stack()))
+    with pytest.raises(ValueError, match=said):
+        generate(model, params, PROMPTS, length=1, banned=banned)

@@ -141,7 +141,7 @@ HARMLESS = """
     min_length num_beams num_beam_groups early_stopping do_sample no_repeat_ngram_size length_penalty
     repetition_penalty diversity_penalty encoder_no_repeat_ngram_size temperature top_k top_p typical_p prefix
     summary_type summary_use_proj summary_first_dropout tokenizer_class remove_invalid_values num_return_sequences
-    pretraining_tp is_encoder_decoder static_position_embeddings exponential_decay_length_penalty torchscript
+    pretraining_tp is_encoder_decoder exponential_decay_length_penalty torchscript
     finetuning_task suppress_tokens begin_suppress_tokens
 """
 

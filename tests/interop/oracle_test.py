@@ -120,7 +120,7 @@ def greedy(case, model) -> np.ndarray:
     """Their greedy continuation of each row by itself."""
     model = copy.deepcopy(model)  # dynamic rotary frequencies remember the longest sequence that they have met
     config = model.generation_config
-    config.eos_token_id = config.forced_eos_token_id = config.bad_words_ids = None
+    config.eos_token_id = config.forced_eos_token_id = None
     decoder_layers = case.fields.get("num_decoder_layers", 0)
     cached = decoder_layers <= case.fields.get("num_layers", decoder_layers)  # theirs has room for the encoder's depth
     rows = []

@@ -120,3 +120,22 @@ def test_a_wrong_id_leaves_the_stream_as_it_was():
     with pytest.raises(ValueError, match=r"ids\[1\]=257"):
         decoder.feed([0x61, 257])
     assert decoder.feed([0xA9]) == "é"
+
+
+@pytest.mark.parametrize("tokenizer", [*TOKENIZERS.values(), *PUBLISHED.values()], ids=[*TOKENIZERS, *PUBLISHED])
+@hypothesis.given(strategies.data())
+def test_pieces_after_a_prompt_are_the_rest_of_the_whole(tokenizer, data):
+    words = strategies.lists(strategies.sampled_from(["and", "the", "world", "rest"]), min_size=1, max_size=4)
+    prompt, rest = (tokenizer.encode(" ".join(data.draw(words))).tolist() for _ in range(2))
+    stream = text.StreamDecoder(tokenizer, after=prompt)
+    written = "".join(stream.feed(index) for index in rest) + stream.flush()
+    if not getattr(tokenizer, "clean", False):  # which may still change the prompt's end
+        assert tokenizer.decode(prompt) + written == tokenizer.decode(prompt + rest)
+
+
+def test_a_space_comes_before_a_word_that_follows_a_prompt():
+    tokenizer = PUBLISHED["fallback"]
+    prompt, word = (tokenizer.encode(each).tolist() for each in ("the", "world"))
+    assert tokenizer.decode(word) == "world"
+    stream = text.StreamDecoder(tokenizer, after=prompt)
+    assert "".join(stream.feed(word)) + stream.flush() == " world"

@@ -180,9 +180,12 @@ def test_fingerprints_tell_tables_apart():
 
 
 @everyone
-def test_what_is_trained_here_puts_nothing_around_a_text(tokenizer):
+def test_what_is_trained_here_opens_a_text_as_documents_begin(tokenizer):
     string = "Der Zug fährt, naïve 日本語"
-    np.testing.assert_array_equal(tokenizer.encode(string, special=True), tokenizer.encode(string))
+    opening = [] if tokenizer.end is None else [tokenizer.end]
+    whole = tokenizer.with_opening().encode(string, special=True)
+    np.testing.assert_array_equal(whole, [*opening, *tokenizer.encode(string)])
+    assert whole.dtype == np.int32
     assert tokenizer.encode(string, special=True).dtype == np.int32
     assert (tokenizer.begin, tokenizer.pad, tokenizer.opening) == (None, None, tokenizer.end)
 

@@ -30,6 +30,7 @@ def generate(
     lengths: Rows | None = None,
     stop: int | Sequence[int] = (),
     pad: int = 0,
+    banned: int | Sequence[int] = (),
     repetition_penalty: float = 1.0,
     source: Rows | None = None,
     source_mask: jax.Array | None = None,
@@ -51,6 +52,7 @@ def generate(
       lengths: `[B]` integers, how many of each row's ids to use, for rows that are padded on the right; None: all.
       stop: a token, or several, that end a row; the one chosen is part of the result.
       pad: what follows a stop token; it need not be in the vocabulary.
+      banned: a token, or several, that are never chosen.
       repetition_penalty: above 1 makes tokens that a row already holds, its prompt included, less likely
         (`ops.sampling.repetition_penalty`).
       source: what the encoder of an encoder-decoder reads; like `prompt`.
@@ -65,8 +67,9 @@ def generate(
       ValueError: if the model has no decoder, or an argument does not fit the model or the others.
     """
     prepared, choice, slots = _prepare(
-        model.config, prompt, length, method, key, lengths, stop, pad, repetition_penalty, source, source_mask, capacity
-    )
+        model.config, prompt, length, method, key, lengths, stop, pad, banned, repetition_penalty, source, source_mask,
+        capacity,
+    )  # fmt: skip
     state = loop.begin(model, method, params, prepared, choice, capacity=slots)
     return loop.advance(model, method, loop.prepare(model, params), choice, state, length).tokens[:, :length]
 
@@ -83,6 +86,7 @@ def stream(
     lengths: Rows | None = None,
     stop: int | Sequence[int] = (),
     pad: int = 0,
+    banned: int | Sequence[int] = (),
     repetition_penalty: float = 1.0,
     source: Rows | None = None,
     source_mask: jax.Array | None = None,
@@ -103,8 +107,9 @@ def stream(
     if block < 1:
         raise ValueError(f"block={block}: each block holds at least 1 token")
     prepared, choice, slots = _prepare(
-        model.config, prompt, length, method, key, lengths, stop, pad, repetition_penalty, source, source_mask, capacity
-    )
+        model.config, prompt, length, method, key, lengths, stop, pad, banned, repetition_penalty, source, source_mask,
+        capacity,
+    )  # fmt: skip
     return _blocks(model, method, params, prepared, choice, slots, length, block)
 
 
@@ -122,7 +127,7 @@ def _blocks(model, method, params, prepared, choice, slots: int, length: int, bl
 
 
 def _prepare(
-    config: ModelConfig, prompt, length, method, key, lengths, stop, pad, penalty, source, source_mask, capacity
+    config: ModelConfig, prompt, length, method, key, lengths, stop, pad, banned, penalty, source, source_mask, capacity
 ) -> tuple[loop.Prompt, loop.Choice, int]:
     """Everything checked and on its way to the device, and the number of cache slots."""
     if config.decoder is None:
@@ -132,7 +137,7 @@ def _prepare(
     tokens, lengths = prompts.pad("prompt", prompt, config.vocab, lengths)
     longest = int(lengths.max())
     slots = _capacity(config, longest, length, capacity)
-    choice = _choice(config.vocab, method, key, stop, pad, penalty)
+    choice = _choice(config.vocab, method, key, stop, pad, banned, penalty)
     source, source_mask = _source(config, len(tokens), source, source_mask)
     tokens = prompts.widen(tokens, PROMPT_MULTIPLE, slots)
     return loop.Prompt(tokens, lengths, source, source_mask), choice, slots
@@ -162,7 +167,7 @@ def _capacity(config: ModelConfig, longest: int, length: int, capacity: int | No
     return capacity
 
 
-def _choice(vocab: int, method: Method, key, stop: int | Sequence[int], pad: int, penalty: float) -> loop.Choice:
+def _choice(vocab: int, method: Method, key, stop, pad: int, banned, penalty: float) -> loop.Choice:
     if key is None and method.random:
         raise ValueError(f"{method} draws at random: pass key=jax.random.key(seed), or use Greedy()")
     key = jax.random.key(0) if key is None else key
@@ -170,18 +175,21 @@ def _choice(vocab: int, method: Method, key, stop: int | Sequence[int], pad: int
         raise ValueError(f"key must be one typed key, such as jax.random.key(0), not {type(key).__name__}")
     if not penalty > 0:
         raise ValueError(f"repetition_penalty={penalty}: it must be positive; 1 changes nothing")
-    return loop.Choice(key, _stops(vocab, stop), np.int32(pad), None if penalty == 1 else np.float32(penalty))
+    stop, banned = _tokens("stop", vocab, stop), _tokens("banned", vocab, banned)
+    if len(np.unique(banned)) == vocab:
+        raise ValueError(f"banned holds all {vocab} tokens of the vocabulary: leave one to choose")
+    return loop.Choice(key, stop, np.int32(pad), banned, None if penalty == 1 else np.float32(penalty))
 
 
-def _stops(vocab: int, stop: int | Sequence[int]) -> np.ndarray:
-    """The tokens that end a row, `[N]` int32."""
-    stops = np.atleast_1d(np.asarray(stop))
-    if stops.ndim > 1 or (stops.size and not np.issubdtype(stops.dtype, np.integer)):
-        raise ValueError(f"stop={stop!r} must be a token's id or several, integers; leave it out to stop at none")
-    wrong = stops[(stops < 0) | (stops >= vocab)]
+def _tokens(name: str, vocab: int, tokens: int | Sequence[int]) -> np.ndarray:
+    """One token or several as `[N]` int32; `name` is what errors call them."""
+    out = np.atleast_1d(np.asarray(tokens))
+    if out.ndim > 1 or (out.size and not np.issubdtype(out.dtype, np.integer)):
+        raise ValueError(f"{name}={tokens!r} must be a token's id or several, integers; leave it out for none")
+    wrong = out[(out < 0) | (out >= vocab)]
     if wrong.size:
-        raise ValueError(f"stop holds {wrong[0]}, outside the model's vocabulary of {vocab}")
-    return stops.astype(np.int32)
+        raise ValueError(f"{name} holds {wrong[0]}, outside the model's vocabulary of {vocab}")
+    return out.astype(np.int32)
 
 
 def _source(config: ModelConfig, batch: int, source, source_mask) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -48,12 +48,14 @@ class Choice:
       key: a typed key; token n of row b is drawn with `fold_in(fold_in(key, b), n)`, whatever the other rows hold.
       stop: `[n]` int32, tokens that end a row.
       pad: fills a row after its stop token.
+      banned: `[n]` int32, tokens that are never chosen.
       penalty: of tokens that the row holds already, or None.
     """
 
     key: jax.Array
     stop: jax.Array
     pad: jax.Array
+    banned: jax.Array
     penalty: jax.Array | None = None
 
 
@@ -143,6 +145,7 @@ def _choose(method: Method, choice: Choice, logits: jax.Array, state: State) -> 
     rows = jnp.arange(logits.shape[0])
     if choice.penalty is not None:
         logits = sampling.repetition_penalty(logits, state.seen, choice.penalty)
+    logits = logits.at[:, choice.banned].set(-jnp.inf)
     keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(choice.key, row), state.count))(rows)
     token = jnp.where(state.done, choice.pad, jax.vmap(method)(logits, keys))
     return state.replace(

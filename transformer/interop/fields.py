@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import reprlib
 import sys
 from typing import Any
@@ -23,27 +22,93 @@ WORDS = {  # what JSON calls them
     type(None): "null",
 }
 
-# What says nothing about the function that the model computes: bookkeeping, ids of special tokens, initial values,
-# labels of classifiers, and settings of text generation.
-HARMLESS = re.compile(
-    r"""_.*|architectures|auto_map|model_type|transformers_version|torch_dtype|dtype|use_cache|torchscript|finetuning_task
-    |(bos|eos|pad|sep|cls|mask|decoder_start|forced_bos|forced_eos|image|unk)_token_id|bad_words_ids|suppress_tokens
-    |begin_suppress_tokens|initializer_(range|factor)|init_std|gradient_checkpointing|classif.*|num_labels|id2label|label2id
-    |problem_type|task_specific_params|output_(attentions|hidden_states|scores|past)|return_dict.*|chunk_size_feed_forward
-    |(max|min)(_new)?_length|(num|early|do|no|length|repetition|diversity|encoder_no|exponential)_(beams|beam_groups
-    |stopping|sample|repeat_ngram_size|penalty|return_sequences|decay_length_penalty)|encoder_no_repeat_ngram_size
-    |temperature|top_[kp]|typical_p|prefix|summary_.*|language|tokenizer_class|remove_invalid_values|num_return_sequences
-    |pretraining_tp|cache_implementation|num_hidden_layers_unused|is_encoder_decoder|static_position_embeddings|vocab""",
-    re.VERBOSE,
+# What says nothing about the function that the model computes: bookkeeping, ids of special tokens, initial values, labels
+# of classifiers, and settings of text generation.
+HARMLESS = frozenset(
+    [
+        "architectures",
+        "auto_map",
+        "custom_pipelines",
+        "dtype",
+        "finetuning_task",
+        "gradient_checkpointing",
+        "model_type",
+        "tokenizer_class",
+        "torch_dtype",
+        "torchscript",
+        "transformers.js_config",
+        "transformers_version",
+        "unsloth_fixed",
+        "unsloth_version",
+        "use_cache",
+        "xla_device",
+        "begin_suppress_tokens",
+        "bos_token_id",
+        "cls_token_id",
+        "decoder_start_token_id",
+        "eos_token_id",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "image_token_id",
+        "mask_token_id",
+        "pad_token_id",
+        "sep_token_id",
+        "suppress_tokens",
+        "unk_token_id",
+        "init_std",
+        "initializer_factor",
+        "initializer_range",
+        "neftune_noise_alpha",
+        "pretraining_tp",
+        "id2label",
+        "label2id",
+        "num_labels",
+        "problem_type",
+        "task_specific_params",
+        "cache_implementation",
+        "chunk_size_feed_forward",
+        "is_encoder_decoder",
+        "language",
+        "output_attentions",
+        "output_hidden_states",
+        "output_past",
+        "output_scores",
+        "prefix",
+        "remove_invalid_values",
+        "bad_words_ids",
+        "diversity_penalty",
+        "do_sample",
+        "early_stopping",
+        "encoder_no_repeat_ngram_size",
+        "exponential_decay_length_penalty",
+        "length_penalty",
+        "max_length",
+        "max_new_tokens",
+        "min_length",
+        "min_new_tokens",
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
+        "repetition_penalty",
+        "temperature",
+        "top_k",
+        "top_p",
+        "typical_p",
+    ]
 )
+PREFIXES = ("_", "classif", "return_dict", "summary_")  # of more of the same
 DEFAULTS = {  # of fields that any config may have; another value changes what is computed
     "add_cross_attention": False,
     "cross_attention_hidden_size": None,
     "is_decoder": False,
+    "is_llama_config": True,
     "pruned_heads": {},
+    "rope_interleaved": False,
     "tf_legacy_loss": False,
     "tie_encoder_decoder": False,
     "use_bfloat16": False,
+    "use_mrope": False,
 }
 
 
@@ -120,7 +185,7 @@ class Fields:
     def finish(self) -> None:
         """Raises ValueError, naming the first field that nobody took and that may change what is computed."""
         for name, value in self.values.items():
-            if name in self._taken or HARMLESS.fullmatch(name):
+            if name in self._taken or name in HARMLESS or name.startswith(PREFIXES):
                 continue
             if name in DEFAULTS and value == DEFAULTS[name]:
                 continue
@@ -135,6 +200,7 @@ ACTIVATIONS = {  # theirs to ours; the first of several names for one of ours is
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
     "silu": "silu",
     "swish": "silu",
 }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import re
 
 NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.spm")
+FILES = {  # which of a model's files are fetched
+    "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm"],
+    "ignore_patterns": ["consolidated*", "original/*", "onnx/*", "openvino/*", "coreml/*"],  # the same in other forms
+}
 SECONDS = 5.0  # before a network that does not answer counts as none
 
 
@@ -47,11 +51,17 @@ def _fetched(name: str) -> str:
     try:
         # Asked first and once, as fetching would try a network that is not there again and again.
         huggingface_hub.HfApi().model_info(name, timeout=SECONDS)
-        return huggingface_hub.snapshot_download(name, allow_patterns=list(FILES))
+        return huggingface_hub.snapshot_download(name, **FILES)
+    except huggingface_hub.errors.GatedRepoError:
+        raise ValueError(
+            f"folder={name!r}: accept its licence on the Hugging Face hub and log in there first"
+        ) from None
     except Exception as error:  # the library raises what its HTTP client raises
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise  # of this machine
         reason = type(error).__name__
     try:
-        return huggingface_hub.snapshot_download(name, allow_patterns=list(FILES), local_files_only=True)
+        return huggingface_hub.snapshot_download(name, **FILES, local_files_only=True)
     except Exception:
         raise FileNotFoundError(
             f"folder={name!r} does not exist here, and the Hugging Face hub did not give a model of that name "

@@ -54,7 +54,8 @@ def load(
         model, params, tokenizer = interop.load("path/to/gpt2")
         logits = model.apply({"params": params}, tokenizer.encode("The mole dug")[None])
 
-    Tensors are read one by one into their places, so that memory stays near the size of the parameters.
+    Tensors are read one by one into their places, so that memory stays near the size of the parameters. An encoder whose
+    folder has no head, such as MiniLM, has logits by its embedding that nobody trained: `encode` and `pool` are its use.
 
     Args:
       folder: holds `config.json`, `*.safetensors` and usually a tokenizer; or the name of a model on the hub.

@@ -82,10 +82,10 @@ def _growth(factor: float, scale: float) -> float:
 
 
 def write(config: ModelConfig, stack: Stack) -> dict[str, Any]:
-    """The fields of a stack's rotary positions; raises ValueError for a scaling without a name there."""
+    """The fields of a stack's rotary positions; a scaling that they have no name for is left out."""
     position, scaling = stack.position, stack.position.scaling
     if scaling.kind not in KINDS.values():
-        raise ValueError(f"position.scaling.kind={scaling.kind!r}")
+        scaling = Scaling()  # which is what they would compute
     fields: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
     if scaling.kind in ("llama3", "yarn"):
         fields["original_max_position_embeddings"] = scaling.original_length

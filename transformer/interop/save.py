@@ -28,7 +28,7 @@ from transformer.models.config import DTYPES, ModelConfig, Position, Scaling, St
 from transformer.models.transformer import Transformer
 
 SHOWN = 3  # differences that an error lists
-FAR = 99  # differences that a family counts for which writes down what cannot be read back
+FAR = 99  # differences that a family counts for whose fields cannot be read back
 TRAINING = ("init", "dtype", "param_dtype", "unroll", "remat")  # fields that change no function
 
 
@@ -43,7 +43,8 @@ def save(
 ) -> str:
     """Writes a folder that `load` reads back and that `transformers` opens with `from_pretrained`.
 
-    What only training reads (dropout, initial values, rematerialisation) is not kept.
+    What only training reads (dropout, initial values, rematerialisation) is not kept, nor are settings of generation
+    beyond the tokenizer's ids.
 
     Args:
       folder: is made; nothing may be in it.
@@ -97,16 +98,16 @@ def family_of(config: ModelConfig, name: str | None = None) -> Family:
             raise ValueError(f"no family of models has {role}.mlp=None, attention without feed-forward layers")
     candidates = [FAMILIES[name]] if name else [family for family in FAMILIES.values() if family.stacks == stacks]
     refusals = []
-    for family in sorted(candidates, key=lambda family: not family.likely(config)):
+    for order, family in enumerate(sorted(candidates, key=lambda family: not family.likely(config))):
         try:
             differences = _differences(family, config)
         except ValueError as error:
-            refusals.append((FAR, family.name, [str(error)]))
+            refusals.append((FAR, order, family.name, [str(error)]))
             continue
         if not differences:
             return family
-        refusals.append((len(differences), family.name, differences))
-    _, nearest, differences = min(refusals)
+        refusals.append((len(differences), order, family.name, differences))
+    _, _, nearest, differences = min(refusals)
     more = len(differences) - SHOWN
     shown = ", ".join(differences[:SHOWN]) + (f" and {more} more" if more > 0 else "")
     raise ValueError(f"no family of models has this config; the nearest, {nearest}, has no counterpart for {shown}")

@@ -87,7 +87,7 @@ def sentence_encoder(folder: str | os.PathLike[str], *, dtype: str = "float32") 
 def _normalizes(folder: pathlib.Path) -> bool:
     """Whether `modules.json` ends in a normalisation; raises ValueError for a module without a counterpart."""
     if not (folder / MODULES).is_file():
-        return True
+        return False  # as the publisher's library then does
     modules = [module if isinstance(module, dict) else {} for module in files.read(folder / MODULES, list)]
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):

@@ -21,8 +21,9 @@ class Bytes(Tokenizer):
     end = 256
 
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:
-        """Ids of `text`: `[bytes]` int32, `special` or not. Raises ValueError if `text` is no string."""
-        return np.frombuffer(spelling.utf8(spelling.check_text(text)), np.uint8).astype(np.int32)
+        """Ids of `text`: `[bytes]` int32, behind the end id if `special`. Raises ValueError if `text` is no string."""
+        ids = np.frombuffer(spelling.utf8(spelling.check_text(text)), np.uint8).astype(np.int32)
+        return self._opened(ids) if special else ids
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes `bytes.json`, which only says that this is the scheme. Raises as `Tokenizer.save`."""

@@ -54,7 +54,7 @@ class Characters(Tokenizer):
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:
         """Ids of `text`: `[T]` int32, one for each character in the table and one for each byte of any other.
 
-        `special` adds nothing.
+        With `special` they stand behind the end id, if there is one.
 
         Raises:
           ValueError: if `text` is no string; without a fallback, at the first character outside the table.
@@ -62,11 +62,11 @@ class Characters(Tokenizer):
         points = np.frombuffer(spelling.check_text(text).encode("utf-32-le", "surrogatepass"), np.uint32)
         ids = np.searchsorted(self._points, points).astype(np.int32)
         known = self._points[np.minimum(ids, len(self._points) - 1)] == points
-        if known.all():
-            return ids
-        if not self.fallback:
-            raise ValueError(self._unknown(text, int(np.argmin(known))))
-        return self._fall_back(ids, known, points)
+        if not known.all():
+            if not self.fallback:
+                raise ValueError(self._unknown(text, int(np.argmin(known))))
+            ids = self._fall_back(ids, known, points)
+        return self._opened(ids) if special else ids
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes `characters.json`. Raises as `Tokenizer.save`."""

@@ -20,6 +20,9 @@ class Pieces(Protocol):
     def flush(self) -> str:
         """What is left at the end. The stream may then be used anew."""
 
+    def follow(self, ids: Sequence[int]) -> None:
+        """What is fed next comes after `ids`, which are shown already."""
+
 
 class BytePieces:
     """Pieces of a tokenizer whose text is the bytes of its ids, one after the other.
@@ -40,6 +43,9 @@ class BytePieces:
     def flush(self) -> str:
         """What an unfinished character at the end amounts to: U+FFFD, or nothing."""
         return self._pending.decode(b"", final=True)
+
+    def follow(self, ids: Sequence[int]) -> None:
+        """Nothing: each id has the same bytes after any other."""
 
 
 class TextPieces:
@@ -82,6 +88,11 @@ class TextPieces:
         text = self._cut(len(self._text)) + text
         self._context, self._waiting = [], []
         return cleaning.clean(text) if self._clean else text
+
+    def follow(self, ids: Sequence[int]) -> None:
+        """What is fed next comes after `ids`, which decide whether a space stands between."""
+        self._waiting = list(ids)
+        self._advance(len(ids))
 
     def _advance(self, count: int) -> None:
         known = self._context + self._waiting[:count]

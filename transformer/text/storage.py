@@ -72,7 +72,7 @@ def read_object(path: pathlib.Path) -> dict[str, object]:
     """The JSON object in `path`; raises ValueError if it holds anything else."""
     try:
         content = json.loads(read(path))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise damaged(path, error) from None
     if not isinstance(content, dict):
         raise damaged(path, "it holds no JSON object")

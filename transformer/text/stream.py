@@ -15,12 +15,14 @@ class StreamDecoder:
     Args:
       tokenizer: any.
       keep_end: spell out the end id, and whatever else is no text, instead of leaving it out.
+      after: ids that are shown already, such as a prompt's; some tokenizers write a space only behind others.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, keep_end: bool = False):
+    def __init__(self, tokenizer: Tokenizer, *, keep_end: bool = False, after: Sequence[int] | np.ndarray = ()):
         self._tokenizer = tokenizer
         self._keep_end = keep_end
         self._pieces = tokenizer.pieces()
+        self._pieces.follow(tokenizer.shown(after, keep_end=keep_end))
 
     def feed(self, ids: int | Sequence[int] | np.ndarray) -> str:
         """The characters that are complete once `ids` (one integer, or `[T]`) follow what came before.

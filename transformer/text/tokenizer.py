@@ -63,7 +63,7 @@ class Tokenizer(abc.ABC):
           text: any string.
           special: encode as the published tokenizer does: with the ids it puts around a single text, and with its
             special tokens read where their names stand in the text (`[MASK]`). Otherwise neither: such a name is
-            text. Tokenizers that were trained here put nothing around.
+            text. Bytes and characters put the opening token in front, as documents begin in training.
 
         Raises:
           ValueError: if `text` is no string, or holds a character that this tokenizer cannot spell.
@@ -122,6 +122,10 @@ class Tokenizer(abc.ABC):
         Raises:
           ValueError: if a file is damaged.
         """
+
+    def _opened(self, ids: np.ndarray) -> np.ndarray:
+        """Ids behind the opening token, where there is one."""
+        return ids if self.opening is None else np.append(np.int32(self.opening), ids)
 
     @property
     def _hidden(self) -> frozenset[int]:

@@ -11,6 +11,9 @@ from transformer.interop.rows import Row, linear, norm
 from transformer.models.config import Attention, Mlp, ModelConfig, Norm, Position, Readout, Stack
 
 HEAD = "cls.predictions"
+POOLERS = tuple(
+    f"pooler_{name}" for name in ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head", "type")
+)
 
 
 def read(fields: Fields, found: Found) -> ModelConfig:
@@ -25,7 +28,7 @@ def read(fields: Fields, found: Found) -> ModelConfig:
 
 def encoder(fields: Fields, *, length: int, head: bool, pooler: bool) -> ModelConfig:
     """What BERT and RoBERTa share."""
-    fields.ignore("attention_probs_dropout_prob", "hidden_dropout_prob")
+    fields.ignore("attention_probs_dropout_prob", "hidden_dropout_prob", "directionality", *POOLERS)
     fields.expect("position_embedding_type", "absolute")
     stack = Stack(
         fields.layers("num_hidden_layers"),

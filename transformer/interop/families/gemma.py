@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from transformer.interop.families import lineage
-from transformer.interop.family import Family, Found
+from transformer.interop.families import llama
+from transformer.interop.family import Found
 from transformer.interop.fields import ACTIVATIONS, Fields
 from transformer.models.config import Attention, Mlp, ModelConfig, Norm
 
@@ -30,7 +30,7 @@ def decoder(fields: Fields, attention: Attention, activation: str, **stack: Any)
     """What all Gemmas share."""
     bias = fields.take("attention_bias", False)
     fields.choose("use_bidirectional_attention", {None: None, False: None}, None)
-    config = lineage.read(
+    config = llama.read_decoder(
         fields,
         dataclasses.replace(attention, bias=bias, output_bias=bias),
         mlp=Mlp(activation=activation),
@@ -44,19 +44,8 @@ def decoder(fields: Fields, attention: Attention, activation: str, **stack: Any)
 
 def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
     """Their config from ours."""
-    fields = lineage.write(config)
+    fields = llama.write_decoder(config)
     return fields | {"attention_bias": config.decoder.attention.bias, "hidden_activation": fields["hidden_act"]}
 
 
-FAMILY = Family(
-    "gemma",
-    ("decoder",),
-    read,
-    write,
-    lineage.rows,
-    lambda config: "GemmaForCausalLM",
-    prefix=lineage.PREFIX,
-    heads=lineage.HEADS,
-    redundant=lineage.REDUNDANT,
-    copies=lineage.COPIES,
-)
+FAMILY = llama.family("gemma", read, write, "GemmaForCausalLM")

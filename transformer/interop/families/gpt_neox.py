@@ -17,7 +17,7 @@ def read(fields: Fields, found: Found) -> ModelConfig:
     width, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     length, bias = fields.size("max_position_embeddings"), fields.take("attention_bias", True)
     base, fraction = fields.number("rotary_emb_base", 10_000.0), fields.number("rotary_pct", 0.25)
-    fields.ignore("attention_dropout", "hidden_dropout")
+    fields.ignore("attention_dropout", "hidden_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob")
     stack = Stack(
         fields.layers("num_hidden_layers"),
         Attention(heads, bias=bias, output_bias=bias),

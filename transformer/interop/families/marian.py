@@ -17,6 +17,7 @@ OTHERS = {  # what older configs say of other architectures of their class
     "normalize_before": False,
     "normalize_embedding": False,
     "share_encoder_decoder_embeddings": True,
+    "static_position_embeddings": True,
     "tie_word_embeddings": True,  # otherwise both stacks have tables of their own
 }
 
@@ -24,9 +25,11 @@ OTHERS = {  # what older configs say of other architectures of their class
 def read(fields: Fields, found: Found) -> ModelConfig:
     """Our config from theirs."""
     fields.ignore("dropout", "attention_dropout", "activation_dropout", "extra_pos_embeddings", "num_hidden_layers",
-                  "encoder_layerdrop", "decoder_layerdrop", "decoder_vocab_size")  # fmt: skip
+                  "encoder_layerdrop", "decoder_layerdrop")  # fmt: skip
     for name, value in OTHERS.items():
         fields.expect(name, value)
+    vocab = fields.size("vocab_size")
+    fields.expect("decoder_vocab_size", vocab)
     activation = fields.choose("activation_function", ACTIVATIONS, "gelu")
     encoder, decoder = (
         Stack(
@@ -40,7 +43,7 @@ def read(fields: Fields, found: Found) -> ModelConfig:
         for role in ROLES
     )
     return ModelConfig(
-        fields.size("vocab_size"),
+        vocab,
         fields.size("d_model"),
         encoder=encoder,
         decoder=decoder,
@@ -60,7 +63,6 @@ def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
         "max_position_embeddings": config.length,
         "scale_embedding": config.embedding_scale,
         "is_encoder_decoder": True,
-        "static_position_embeddings": True,
         "decoder_start_token_id": ids.get("pad_token_id", config.vocab - 1),
         "pad_token_id": ids.get("pad_token_id", config.vocab - 1),
         "forced_eos_token_id": ids.get("eos_token_id"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformer.interop.families import lineage
-from transformer.interop.family import Family, Found
+from transformer.interop.families import llama
+from transformer.interop.family import Found
 from transformer.interop.fields import Fields
 from transformer.models.config import Attention, Mlp, ModelConfig
 
@@ -15,25 +15,14 @@ def read(fields: Fields, found: Found) -> ModelConfig:
     """Our config from theirs."""
     window = fields.size("sliding_window", 4096, null=True)
     attention = Attention(windows=() if window is None else (window,))
-    return lineage.read(fields, attention, mlp=Mlp(activation=lineage.activation(fields)))
+    return llama.read_decoder(fields, attention, mlp=Mlp(activation=llama.activation(fields)))
 
 
 def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
     """Their config from ours."""
-    fields = lineage.write_windows(config.decoder)
+    fields = llama.write_windows(config.decoder)
     del fields["layer_types"]  # all alike
-    return lineage.write(config) | fields
+    return llama.write_decoder(config) | fields
 
 
-FAMILY = Family(
-    "mistral",
-    ("decoder",),
-    read,
-    write,
-    lineage.rows,
-    lambda config: "MistralForCausalLM",
-    prefix=lineage.PREFIX,
-    heads=lineage.HEADS,
-    redundant=lineage.REDUNDANT,
-    copies=lineage.COPIES,
-)
+FAMILY = llama.family("mistral", read, write, "MistralForCausalLM")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformer.interop.families import lineage
-from transformer.interop.family import Family, Found
+from transformer.interop.families import llama
+from transformer.interop.family import Found
 from transformer.interop.fields import Fields
 from transformer.models.config import Attention, Mlp, ModelConfig
 
@@ -14,19 +14,19 @@ from transformer.models.config import Attention, Mlp, ModelConfig
 def read(fields: Fields, found: Found) -> ModelConfig:
     """Our config from theirs."""
     attention = Attention(bias=True, windows=windows(fields))
-    return lineage.read(fields, attention, mlp=Mlp(activation=lineage.activation(fields)))
+    return llama.read_decoder(fields, attention, mlp=Mlp(activation=llama.activation(fields)))
 
 
 def windows(fields: Fields) -> tuple[int, ...]:
     """The window of every layer: off by default, else in those from `max_window_layers` on."""
     used, width = fields.take("use_sliding_window", False), fields.size("sliding_window", None)
     first, depth = fields.take("max_window_layers", 28), fields.layers("num_hidden_layers")
-    return lineage.windows(fields, width if used else None, [used and layer >= first for layer in range(depth)])
+    return llama.windows(fields, width if used else None, [used and layer >= first for layer in range(depth)])
 
 
 def write_windows(config: ModelConfig) -> dict[str, Any]:
     """The fields of windows."""
-    fields = lineage.write_windows(config.decoder)
+    fields = llama.write_windows(config.decoder)
     banded = [kind == "sliding_attention" for kind in fields["layer_types"]]
     first = banded.index(True) if any(banded) else len(banded)
     return fields | {"use_sliding_window": any(banded), "max_window_layers": first}
@@ -34,18 +34,7 @@ def write_windows(config: ModelConfig) -> dict[str, Any]:
 
 def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
     """Their config from ours."""
-    return lineage.write(config) | write_windows(config)
+    return llama.write_decoder(config) | write_windows(config)
 
 
-FAMILY = Family(
-    "qwen2",
-    ("decoder",),
-    read,
-    write,
-    lineage.rows,
-    lambda config: "Qwen2ForCausalLM",
-    prefix=lineage.PREFIX,
-    heads=lineage.HEADS,
-    redundant=lineage.REDUNDANT,
-    copies=lineage.COPIES,
-)
+FAMILY = llama.family("qwen2", read, write, "Qwen2ForCausalLM")

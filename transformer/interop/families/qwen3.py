@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformer.interop.families import lineage, qwen2
-from transformer.interop.family import Family, Found
+from transformer.interop.families import llama, qwen2
+from transformer.interop.family import Found
 from transformer.interop.fields import Fields
 from transformer.models.config import Attention, Mlp, ModelConfig
 
@@ -15,23 +15,12 @@ def read(fields: Fields, found: Found) -> ModelConfig:
     """Our config from theirs."""
     bias = fields.take("attention_bias", False)
     attention = Attention(bias=bias, output_bias=bias, query_key_norm=True, windows=qwen2.windows(fields))
-    return lineage.read(fields, attention, mlp=Mlp(activation=lineage.activation(fields)), head_width=128)
+    return llama.read_decoder(fields, attention, mlp=Mlp(activation=llama.activation(fields)), head_width=128)
 
 
 def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
     """Their config from ours."""
-    return lineage.write(config) | qwen2.write_windows(config) | {"attention_bias": config.decoder.attention.bias}
+    return llama.write_decoder(config) | qwen2.write_windows(config) | {"attention_bias": config.decoder.attention.bias}
 
 
-FAMILY = Family(
-    "qwen3",
-    ("decoder",),
-    read,
-    write,
-    lineage.rows,
-    lambda config: "Qwen3ForCausalLM",
-    prefix=lineage.PREFIX,
-    heads=lineage.HEADS,
-    redundant=lineage.REDUNDANT,
-    copies=lineage.COPIES,
-)
+FAMILY = llama.family("qwen3", read, write, "Qwen3ForCausalLM")

@@ -39,8 +39,6 @@ def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
     """Their config from ours."""
     if config.readout.transform and config.encoder.mlp.activation != "gelu":
         raise ValueError(f"encoder.mlp.activation={config.encoder.mlp.activation!r} below a read-out with transform")
-    if config.readout.transform and config.pooler:
-        raise ValueError("pooler=True beside a read-out with transform")
     fields = bert.write(config, ids) | {"pad_token_id": ids.get("pad_token_id", PAD)}
     return fields | {"max_position_embeddings": config.length + _skip(fields)}
 
