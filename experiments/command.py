@@ -5,6 +5,7 @@ A script ends with `command.run(main)` under `if __name__ == "__main__":`.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ def run(main: Callable[[], int | None], check: Callable[[str], None] = lambda na
 
 
 def _call(main: Callable[[], int | None]) -> int | None:
+    # A program that is told to end does so as after an error, and takes away what it has not finished.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with _one_line(_TRACEBACK.value):
         return main()
 

@@ -61,7 +61,7 @@ def _on_validation(trained: loading.Trained, source: Path) -> dict[str, float]:
     if trained.experiment is None:
         raise ValueError(f"{source} is a pretrained model without a validation split: give a file with --text=FILE")
     corpus = data.load(source / "data")
-    batches = data.validation_batches(corpus, batch_size=_rows(trained, corpus.length))
+    batches = data.validation_batches(corpus, batch_size=_rows(trained, corpus.length, ROWS))
     return _measure(trained, batches, corpus.validation_bytes)
 
 
@@ -70,16 +70,23 @@ def _on_text(trained: loading.Trained) -> dict[str, float]:
     length = min(config.length, LONGEST) if LENGTH.value is None else LENGTH.value
     if config.decoder.position.kind == "learned" and length > config.length:
         raise ValueError(f"--length={length} exceeds the model's {config.length} learned positions")
-    stride = max(1, length // 2) if STRIDE.value is None else STRIDE.value
-    stream = np.asarray(loading.opened(tokenizer, content), np.int32)
+    if not content:
+        raise ValueError(f"--text={TEXT.value} is empty: give a file with text")
+    stream = np.asarray(trained.document(content), np.int32)
+    length = max(1, min(length, len(stream) - 1))
+    stride = min(STRIDE.value or max(1, length // 2), length)
     unpredicted = 0 if tokenizer.opening is not None else len(tokenizer.spell(stream[:1]))
-    batches = data.sliding_batches(stream, length=length, stride=stride, batch_size=_rows(trained, length))
+    windows = 1 + -(-(len(stream) - 1 - length) // stride)
+    batches = data.sliding_batches(stream, length=length, stride=stride, batch_size=_rows(trained, length, windows))
     measured = _measure(trained, batches, len(content.encode()) - unpredicted)
     return {**measured, "length": length, "stride": stride}
 
 
-def _rows(trained: loading.Trained, length: int) -> int:
-    return BATCH_SIZE.value or max(1, min(ROWS, LOGITS // (length * trained.model.config.vocab)))
+def _rows(trained: loading.Trained, length: int, most: int) -> int:
+    """Rows at a time: what was asked for, or what fits, and not more of them than there are."""
+    if BATCH_SIZE.value is not None:
+        return min(BATCH_SIZE.value, most) if TEXT.value is not None else BATCH_SIZE.value
+    return max(1, min(ROWS, most, LOGITS // (length * trained.model.config.vocab)))
 
 
 def _read(path: str) -> str:

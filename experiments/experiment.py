@@ -29,6 +29,8 @@ class Experiment:
     initial: str | None = None  # a pretrained folder, or a run, whose model and tokenizer training begins with
 
     def __post_init__(self):
+        if self.initial == "":
+            raise ValueError("initial='' cannot work: name a folder or a run, or leave it out")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed} cannot work: choose one from 0 to 2**32 - 1")
         if self.initial is None:  # otherwise the model is another one, which `beginning_with` checks
@@ -40,7 +42,8 @@ class Experiment:
             raise ValueError("model: predicting the next token needs a decoder alone: set decoder, leave encoder None")
         if self.data.length > self.model.length:
             raise ValueError(
-                f"data.length={self.data.length} exceeds model.length={self.model.length}: raise the latter"
+                f"data.length={self.data.length} exceeds model.length={self.model.length}: "
+                + ("raise the latter" if self.initial is None else "lower the former")
             )
         tokenizer = self.data.tokenizer
         known = {"bpe": tokenizer.vocab, "bytes": 257}  # a table of characters depends on the corpus
@@ -51,6 +54,8 @@ class Experiment:
         """Raises ValueError if the model has fewer entries than a tokenizer of this size."""
         if size > self.model.vocab:
             fix = f"set --config.model.vocab={size} or more, or choose a smaller tokenizer"
+            if self.initial is not None:
+                fix = "it is the initial model's: choose the tokenizer that it was trained with"
             raise ValueError(f"model.vocab={self.model.vocab} is too small for the tokenizer's {size} entries: {fix}")
 
     def beginning_with(self, model: ModelConfig, tokenizer: str) -> Experiment:
@@ -75,7 +80,10 @@ class Experiment:
             data = dataclasses.replace(data, tokenizer=dataclasses.replace(data.tokenizer, folder=tokenizer))
         model = dataclasses.replace(model, decoder=decoder, unroll=unroll, **read)
         experiment = dataclasses.replace(self, model=model, data=data)
-        experiment.check()
+        try:
+            experiment.check()
+        except ValueError as error:
+            raise ValueError(f"initial={self.initial!r}, whose model cannot be changed here: {error}") from None
         return experiment
 
     def mutable(self) -> ConfigDict:

@@ -48,8 +48,22 @@ class Trained:
           ValueError: if there are none, or the tokenizer cannot spell the text.
         """
         if self.experiment is not None:
-            return opened(self.tokenizer, prompt)
-        return self.tokenizer.encode(prompt, special=True).tolist() or opened(self.tokenizer, prompt)
+            return self.document(prompt)
+        ids = self.tokenizer.encode(prompt, special=True).tolist()
+        return self._known(ids) if ids else self.document(prompt)
+
+    def document(self, content: str) -> list[int]:
+        """The ids of a text behind the opening token, where there is one; errors as of `ids`."""
+        return self._known(opened(self.tokenizer, content))
+
+    def _known(self, ids: list[int]) -> list[int]:
+        vocab = self.model.config.vocab
+        if max(ids) >= vocab:
+            raise ValueError(
+                f"{self.origin} has a tokenizer of {self.tokenizer.size} entries for a model of {vocab}, and the text "
+                f"needs entry {max(ids)}: put the tokenizer beside it that the model was trained with"
+            )
+        return ids
 
 
 def opened(tokenizer: text.Tokenizer, prompt: str) -> list[int]:

@@ -20,7 +20,7 @@ def build(windows=(), width=16, **fields):
 
 def compiled(model, params, capacity):
     """The compiled loop's memory, and a state that it would take."""
-    choice = loop.Choice(jax.random.key(0), np.zeros(0, np.int32), np.int32(0))
+    choice = loop.Choice(jax.random.key(0), np.zeros(0, np.int32), np.int32(0), np.zeros(0, np.int32))
     prompt = loop.Prompt(TOKENS, np.array([6, 3], np.int32))
     state = jax.eval_shape(lambda: loop.begin(model, Greedy(), params, prompt, choice, capacity=capacity))
     params = jax.eval_shape(lambda: loop.prepare(model, params))

@@ -2,13 +2,14 @@
 
 import json
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer import data, interop, models
+from transformer import data, interop, models, text
 
 EVALUATE = "experiments.evaluate"
 
@@ -127,10 +128,39 @@ def test_what_is_not_there_is_one_line(scripts, made, pretrained, tmp_path):
         "--length and --stride are of the windows of --text": [f"--workdir={made.workdir}", "--stride=3"],
         "absent.txt cannot be read: No such file": [f"--workdir={pretrained}", f"--text={tmp_path / 'absent.txt'}"],
         "latin.txt is not UTF-8 (byte 2)": [f"--workdir={pretrained}", f"--text={tmp_path / 'latin.txt'}"],
-        "stride=40 must lie between 1 and length=32": [f"--workdir={pretrained}", f"--text={__file__}", "--stride=40"],
     }
     for said, process in zip(mistakes, scripts([[EVALUATE, *each] for each in mistakes.values()]), strict=True):
         assert (process.returncode, process.stdout) == (2, ""), (process.args, process.stderr)
         (line,) = process.stderr.splitlines()
         assert line.startswith("error: ") and said in line
     assert not (tmp_path / "absent").exists() and not list((tmp_path / "empty").iterdir())
+
+
+def test_a_tokenizer_that_is_too_large_for_its_model_is_refused(scripts, pretrained, tmp_path):
+    folder = tmp_path / "folder"
+    shutil.copytree(pretrained, folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    text.BPE.train([f"word{number} " for number in range(400)], 400).save(folder)
+    (tmp_path / "a.txt").write_text("word1 word39 word399")
+    for program, *arguments in (
+        (EVALUATE, f"--text={tmp_path / 'a.txt'}"),
+        ("experiments.generate", "--prompt=word1 word39 word399"),
+    ):
+        (process,) = scripts([[program, f"--workdir={folder}", *arguments]])
+        assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
+        assert "entries for a model of 280" in process.stderr
+
+
+def test_windows_and_batches_are_no_larger_than_the_text(scripts, pretrained, tmp_path):
+    (tmp_path / "a.txt").write_text("one two three " * 5)
+    (tmp_path / "empty.txt").write_text("")
+    start = [EVALUATE, f"--workdir={pretrained}", "--json"]
+    huge = ["--length=1000000000000", "--stride=999999999999", "--batch_size=65536"]
+    whole, empty = scripts(
+        [[*start, f"--text={tmp_path / 'a.txt'}", *huge], [*start, f"--text={tmp_path / 'empty.txt'}"]]
+    )
+    assert whole.returncode == 0, whole.stderr
+    results = json.loads(whole.stdout)
+    assert results["length"] == results["stride"] == results["tokens"]
+    assert (empty.returncode, empty.stderr.count("\n")) == (2, 1) and "empty.txt is empty" in empty.stderr

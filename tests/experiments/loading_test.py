@@ -101,7 +101,7 @@ def test_a_recipe_keeps_the_tokenizer_that_it_names(pretrained, made):
 
 
 def test_what_does_not_fit_the_initial_model_is_refused(pretrained, tmp_path):
-    with pytest.raises(ValueError, match=r"data\.length=64 exceeds model\.length=32"):
+    with pytest.raises(ValueError, match=r"initial=.*data\.length=64 exceeds model\.length=32: lower the former"):
         loading.initial(dataclasses.replace(recipe(pretrained), data=Data(length=64)))
     encoder = models.Transformer(models.get("bert-base"))
     small = dataclasses.replace(encoder.config, vocab=280, width=8, encoder=dataclasses.replace(

@@ -63,15 +63,12 @@ def test_one_token_type_is_robertas_and_two_are_berts():
     shared = dict(readout=Readout(bias=True, transform=True))
     assert family_of(encoder(BERT, token_types=1, **shared)).name == "roberta"
     assert family_of(encoder(BERT, token_types=2, **shared)).name == "bert"
-    assert family_of(encoder(BERT, token_types=1, pooler=True, **shared)).name == "bert"  # RoBERTa has one or the other
 
 
-def test_a_roberta_has_its_own_activation_in_its_head_and_no_pooler_beside_it():
+def test_a_roberta_has_its_own_activation_in_its_head():
     head = dict(token_types=1, readout=Readout(bias=True, transform=True))
     with refused(r"nearest, roberta, .* encoder\.mlp\.activation='relu' below a read-out with transform"):
         family_of(encoder(changed(BERT, "mlp.activation", "relu"), **head), "roberta")
-    with refused("nearest, roberta, .* pooler=True beside a read-out with transform"):
-        family_of(encoder(BERT, pooler=True, **head), "roberta")
 
 
 @pytest.mark.parametrize(

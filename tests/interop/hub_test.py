@@ -1,5 +1,6 @@
 """A name that is no folder: fetched from the hub, found in its cache, or refused in one line within seconds."""
 
+import errno
 import pathlib
 import subprocess
 import sys
@@ -19,8 +20,13 @@ def library(monkeypatch, *, model_info, snapshot_download) -> None:
     """Puts a library in the place of `huggingface_hub`, whether that is installed or not."""
     module = types.ModuleType("huggingface_hub")
     module.HfApi = lambda: types.SimpleNamespace(model_info=model_info)
+    module.errors = types.SimpleNamespace(GatedRepoError=Gated)
     module.snapshot_download = snapshot_download
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+
+
+class Gated(Exception):
+    """A licence is not accepted."""
 
 
 def unreachable(*arguments, **options):
@@ -53,7 +59,7 @@ def test_a_model_that_is_there_is_fetched_and_loaded(monkeypatch, tmp_path):
     library(
         monkeypatch,
         model_info=lambda name, timeout: asked.append((name, timeout)),
-        snapshot_download=lambda name, allow_patterns: asked.append(allow_patterns) or str(folder),
+        snapshot_download=lambda name, allow_patterns, **options: asked.append(allow_patterns) or str(folder),
     )
     monkeypatch.chdir(tmp_path)
     assert interop.load("owner/gpt-2.0_x")[0].config.width == 24
@@ -65,7 +71,7 @@ def test_a_model_that_is_there_is_fetched_and_loaded(monkeypatch, tmp_path):
 def test_without_a_network_the_cache_is_asked(monkeypatch, tmp_path):
     folder = folders.write(tmp_path / "snapshot", "gpt2")
 
-    def snapshot_download(name, allow_patterns, local_files_only=False):
+    def snapshot_download(name, local_files_only=False, **options):
         return str(folder) if local_files_only else unreachable()
 
     library(monkeypatch, model_info=unreachable, snapshot_download=snapshot_download)
@@ -77,6 +83,24 @@ def test_what_is_neither_on_the_hub_nor_in_the_cache_is_refused_in_one_line(monk
     with nothing_here(r"folder='gpt2' does not exist here, and .* \(ConnectionError\): check the name and") as error:
         interop.load("gpt2")
     assert "\n" not in str(error.value)
+
+
+def test_a_licence_that_is_not_accepted_is_said_to_be_missing(monkeypatch):
+    def closed(*arguments, **options):
+        raise Gated
+
+    library(monkeypatch, model_info=closed, snapshot_download=pytest.fail)
+    with pytest.raises(ValueError, match="folder='owner/model': accept its licence on the Hugging Face hub and log in"):
+        interop.load("owner/model")
+
+
+def test_a_full_disk_is_not_taken_for_a_network_that_is_missing(monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    library(monkeypatch, model_info=lambda *_, **__: None, snapshot_download=full)
+    with pytest.raises(OSError, match="No space left"):
+        interop.load("owner/model")
 
 
 def test_a_model_without_a_config_is_refused(monkeypatch, tmp_path):
@@ -106,8 +130,8 @@ def test_the_real_library_fails_within_seconds_and_finds_its_cache(tmp_path):
     folders.write(model / "snapshots" / ("0" * 40), "gpt2")
     program = (
         "from transformer.interop.hub import resolve\n"
-        "print(resolve('owner/cached', 'config.json'))\n"
-        "try:\n    resolve('owner/other', 'config.json')\n"
+        "print(resolve('owner/cached'))\n"
+        "try:\n    resolve('owner/other')\n"
         "except FileNotFoundError as error:\n    print(error)\n"
     )
     closed = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1"}

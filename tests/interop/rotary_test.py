@@ -109,10 +109,9 @@ def test_what_is_written_is_read_back(name):
     assert read(**rotary.write(config, config.decoder)) == config.decoder.position
 
 
-def test_a_scaling_without_a_name_there_is_refused():
+def test_a_scaling_without_a_name_there_is_left_out():
     config = config_of(Scaling("ntk", 2.0))
-    with pytest.raises(ValueError, match=r"position\.scaling\.kind='ntk'"):
-        rotary.write(config, config.decoder)
+    assert rotary.write(config, config.decoder) == {"rope_theta": 5e5, "rope_scaling": None}
 
 
 def test_no_scaling_is_written_as_none():

@@ -6,7 +6,8 @@ is an error that names it.
 """
 
 from transformer.interop.generation import Generation, generation
-from transformer.interop.load import is_folder, load, resolve
+from transformer.interop.hub import resolve
+from transformer.interop.load import is_folder, load
 from transformer.interop.save import save
 from transformer.interop.sentences import SentenceEncoder, sentence_encoder
 

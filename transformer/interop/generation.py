@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from transformer.interop import files
 from transformer.interop.files import CONFIG
-from transformer.interop.load import resolve
+from transformer.interop.hub import resolve
 
 GENERATION = "generation_config.json"
 

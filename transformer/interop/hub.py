@@ -7,6 +7,8 @@ import os
 import pathlib
 import re
 
+from transformer.interop.files import CONFIG
+
 NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 FILES = {  # which of a model's files are fetched
     "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm"],
@@ -15,7 +17,7 @@ FILES = {  # which of a model's files are fetched
 SECONDS = 5.0  # before a network that does not answer counts as none
 
 
-def resolve(folder: str | os.PathLike[str], config: str) -> pathlib.Path:
+def resolve(folder: str | os.PathLike[str]) -> pathlib.Path:
     """The folder itself, or, for the name of a model on the hub, the folder that it was fetched to.
 
     Raises:
@@ -24,18 +26,18 @@ def resolve(folder: str | os.PathLike[str], config: str) -> pathlib.Path:
     """
     path = pathlib.Path(folder)
     if path.is_dir():
-        if not (path / config).is_file():
-            raise ValueError(f"folder={str(path)!r} holds no {config}: name a folder of a pretrained model")
+        if not (path / CONFIG).is_file():
+            raise ValueError(f"folder={str(path)!r} holds no {CONFIG}: name a folder of a pretrained model")
         return path
     if path.exists():
-        raise ValueError(f"folder={str(path)!r} is a file: name the folder that holds {config}")
+        raise ValueError(f"folder={str(path)!r} is a file: name the folder that holds {CONFIG}")
     name = str(folder)
     if not NAME.fullmatch(name) or name.startswith("."):
         raise FileNotFoundError(f"folder={name!r} does not exist, and is no name of a model on the hub (owner/name)")
     fetched = pathlib.Path(_fetched(name))
-    if not (fetched / config).is_file():
+    if not (fetched / CONFIG).is_file():
         raise ValueError(
-            f"folder={name!r} holds no {config} on the Hugging Face hub, or {fetched} is not whole: remove it"
+            f"folder={name!r} holds no {CONFIG} on the Hugging Face hub, or {fetched} is not whole: remove it"
         )
     return fetched
 
@@ -52,11 +54,9 @@ def _fetched(name: str) -> str:
         # Asked first and once, as fetching would try a network that is not there again and again.
         huggingface_hub.HfApi().model_info(name, timeout=SECONDS)
         return huggingface_hub.snapshot_download(name, **FILES)
-    except huggingface_hub.errors.GatedRepoError:
-        raise ValueError(
-            f"folder={name!r}: accept its licence on the Hugging Face hub and log in there first"
-        ) from None
     except Exception as error:  # the library raises what its HTTP client raises
+        if type(error).__name__ == "GatedRepoError":
+            raise ValueError(f"folder={name!r}: accept its licence on the Hugging Face hub, and log in") from None
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
             raise  # of this machine
         reason = type(error).__name__

@@ -37,11 +37,6 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
     return (pathlib.Path(path) / CONFIG).is_file()
 
 
-def resolve(folder: str | os.PathLike[str]) -> pathlib.Path:
-    """The folder itself, or that to which a model of this name was fetched from the hub; raises as `load`."""
-    return hub.resolve(folder, CONFIG)
-
-
 def load(
     folder: str | os.PathLike[str],
     *,
@@ -54,8 +49,9 @@ def load(
         model, params, tokenizer = interop.load("path/to/gpt2")
         logits = model.apply({"params": params}, tokenizer.encode("The mole dug")[None])
 
-    Tensors are read one by one into their places, so that memory stays near the size of the parameters. An encoder whose
-    folder has no head, such as MiniLM, has logits by its embedding that nobody trained: `encode` and `pool` are its use.
+    Tensors are read one by one into their places, so that memory stays near the size of the parameters. An encoder
+    whose folder has no head, such as MiniLM, is read out with its embedding, which nobody trained it for: use its
+    `encode` and `pool`.
 
     Args:
       folder: holds `config.json`, `*.safetensors` and usually a tokenizer; or the name of a model on the hub.
@@ -75,7 +71,7 @@ def load(
     for name, value in (("dtype", dtype), ("param_dtype", param_dtype or dtype)):
         if value not in DTYPES:
             raise ValueError(f"{name}={value!r}: choose one of {', '.join(DTYPES)}")
-    folder = resolve(folder)
+    folder = hub.resolve(folder)
     fields = Fields(files.read(folder / CONFIG), str(folder / CONFIG))
     family = fields.choose("model_type", FAMILIES)
     found = _Found(family, weights.tensors(folder))

@@ -15,14 +15,17 @@ from transformer.models.config import ModelConfig, Position, Scaling, Stack
 KINDS = {"default": "none", "linear": "linear", "dynamic": "dynamic", "llama3": "llama3", "yarn": "yarn"}
 
 
-def read(fields: Fields, length: int, head_width: int, base: float = 10_000.0, fraction: float = 1.0) -> Position:
+def read(
+    fields: Fields, length: int, head_width: int, base: float = 10_000.0, fraction: float | None = None
+) -> Position:
     """The positions that a config describes.
 
     Args:
       fields: of the config.
       length: the longest sequence.
       head_width: K.
-      base, fraction: what the architecture takes where the config says nothing.
+      base: where the config says nothing.
+      fraction: of each head that turns, where the config says nothing; None: the architecture turns all of it.
 
     Raises:
       ValueError: if a field or a kind of scaling has no counterpart.
@@ -36,7 +39,11 @@ def read(fields: Fields, length: int, head_width: int, base: float = 10_000.0, f
     inner = Fields(parameters or scaling or {}, f"{fields.where}: rope_parameters" if parameters else fields.where)
     if any(isinstance(value, dict) for value in inner.values.values()):
         raise ValueError(f"{inner.where} differ between layers, which has no counterpart here")
-    base, fraction = inner.number("rope_theta", base), inner.number("partial_rotary_factor", fraction)
+    base = inner.number("rope_theta", base)
+    if fraction is None:
+        inner.expect("partial_rotary_factor", 1.0)
+        fraction = 1.0
+    fraction = inner.number("partial_rotary_factor", fraction)
     if head_width < 1 or not 0 < fraction <= 1:
         raise ValueError(f"{inner.where}: {fraction:g} of a head of width {head_width} cannot turn: restore the file")
     turned = int(head_width * fraction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -10,6 +11,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -62,30 +64,56 @@ def save(
         not the model's; or if `folder` holds something.
     """
     ids = _ids(tokenizer)
-    chosen = family_of(model.config, family)
+    chosen = family_of(model.config, family, ids)
     arrays = flatten(params)
     _check_params(arrays, model.config)
-    target = pathlib.Path(folder).resolve()  # a link is not replaced, but what it names is
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"folder={str(folder)!r} is in use: name a new or empty folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        content = _content(chosen, model.config, arrays, ids)
-        (scratch / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        theirs = _Theirs(chosen.rows(model.config, content), arrays)
-        weights.save(scratch, theirs, theirs.kinds, shard)
-        if tokenizer is not None:
-            tokenizer.save(scratch)
-        scratch.chmod(0o755)  # a scratch folder is closed to others
-        scratch.rename(target)  # an empty folder gives way
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with _whole(pathlib.Path(folder).resolve()) as scratch:  # a link is not replaced, but what it names is
+            content = _content(chosen, model.config, arrays, ids)
+            theirs = _Theirs(chosen.rows(model.config, content), arrays)
+            weights.save(scratch, theirs, theirs.kinds, shard)
+            if tokenizer is not None:
+                tokenizer.save(scratch)
+            (scratch / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"folder={str(folder)!r} cannot be written ({error.strerror or error}): name another one"
+        ) from None
     return chosen.name
 
 
-def family_of(config: ModelConfig, name: str | None = None) -> Family:
-    """The family that has a model of this config: the likeliest, or the one of a name.
+@contextlib.contextmanager
+def _whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A scratch folder whose files become those of `target` at the end, or vanish; raises ValueError if it is in use."""
+    in_use = ValueError(f"folder={str(target)!r} is in use: name a new or empty folder")
+    there = target.exists()
+    if there and (not target.is_dir() or any(target.iterdir())):
+        raise in_use
+    new = [parent for parent in target.parents if not parent.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Beside a new folder, which appears at once; inside one that is there, as it may be another disk's.
+    scratch = pathlib.Path(tempfile.mkdtemp(prefix=".saving.", dir=target if there else target.parent))
+    try:
+        yield scratch
+        if there:
+            for file in sorted(scratch.iterdir(), key=lambda file: file.name == CONFIG):  # without it nothing is read
+                file.rename(target / file.name)
+        else:
+            scratch.chmod(0o755)  # a scratch folder is closed to others
+            try:
+                scratch.rename(target)
+            except OSError:
+                raise in_use from None  # by another program meanwhile
+        new = []
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        for parent in new:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+
+def family_of(config: ModelConfig, name: str | None = None, ids: Mapping[str, int] = MappingProxyType({})) -> Family:
+    """The family that has a model of this config: the likeliest with these ids of special tokens, or that of a name.
 
     Raises:
       ValueError: if there is none; it names what the nearest family has no counterpart for.
@@ -98,7 +126,7 @@ def family_of(config: ModelConfig, name: str | None = None) -> Family:
             raise ValueError(f"no family of models has {role}.mlp=None, attention without feed-forward layers")
     candidates = [FAMILIES[name]] if name else [family for family in FAMILIES.values() if family.stacks == stacks]
     refusals = []
-    for order, family in enumerate(sorted(candidates, key=lambda family: not family.likely(config))):
+    for order, family in enumerate(sorted(candidates, key=lambda family: not family.likely(config, ids))):
         try:
             differences = _differences(family, config)
         except ValueError as error:

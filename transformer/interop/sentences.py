@@ -15,7 +15,6 @@ import numpy as np
 from transformer import text
 from transformer.interop import files, hub
 from transformer.interop.fields import Fields
-from transformer.interop.files import CONFIG
 from transformer.interop.load import load
 from transformer.models.transformer import Transformer
 
@@ -73,7 +72,7 @@ def sentence_encoder(folder: str | os.PathLike[str], *, dtype: str = "float32") 
     Raises:
       FileNotFoundError, ValueError: as `load`, or if the folder pools in another way than by the mean.
     """
-    folder = hub.resolve(folder, CONFIG)
+    folder = hub.resolve(folder)
     normalize = _normalizes(folder)
     _check_pooling(folder)
     length = _length(folder)

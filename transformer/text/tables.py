@@ -54,10 +54,13 @@ def read_table(folder: pathlib.Path) -> tuple[tokenizers.Tokenizer, Special]:
             table, {token["id"]: tokenizers.AddedToken(token["content"]) for token in content.get("added_tokens") or ()}
         )
         _add(table, added)
+        beside = around(table)
     except Exception as error:  # the library raises nothing more exact
-        raise storage.damaged(path, error) from None
+        raise storage.damaged(
+            path, f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else error
+        ) from None
     marked = [token.content for token in table.get_added_tokens_decoder().values() if token.special]
-    return table, special.complete(named, around(table), marked)
+    return table, special.complete(named, beside, marked)
 
 
 def read_pair(folder: pathlib.Path) -> tuple[tokenizers.Tokenizer, Special]:

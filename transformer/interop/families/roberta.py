@@ -60,7 +60,8 @@ FAMILY = Family(
     write,
     rows,
     lambda config: "RobertaForMaskedLM" if config.readout.transform else "RobertaModel",
-    likely=lambda config: config.token_types == 1,  # as published; BERT has two
+    # As published; BERT has two types. Without the id of padding, positions would be told from another id.
+    likely=lambda config, ids: config.token_types == 1 and "pad_token_id" in ids,
     prefix="roberta.",
     heads=("lm_head.",),
     redundant={
