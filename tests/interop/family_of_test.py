@@ -59,10 +59,11 @@ def test_an_error_lists_the_first_of_many_differences():
         family_of(models.get("tiny-both"))
 
 
-def test_one_token_type_is_robertas_and_two_are_berts():
-    shared = dict(readout=Readout(bias=True, transform=True))
-    assert family_of(encoder(BERT, token_types=1, **shared)).name == "roberta"
-    assert family_of(encoder(BERT, token_types=2, **shared)).name == "bert"
+def test_one_token_type_and_an_id_of_padding_are_robertas_and_else_it_is_a_bert():
+    shared, padded = dict(readout=Readout(bias=True, transform=True)), {"pad_token_id": 1}
+    assert family_of(encoder(BERT, token_types=1, **shared), ids=padded).name == "roberta"
+    assert family_of(encoder(BERT, token_types=1, **shared)).name == "bert"
+    assert family_of(encoder(BERT, token_types=2, **shared), ids=padded).name == "bert"
 
 
 def test_a_roberta_has_its_own_activation_in_its_head():

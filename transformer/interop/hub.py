@@ -45,6 +45,7 @@ def resolve(folder: str | os.PathLike[str]) -> pathlib.Path:
 def _fetched(name: str) -> str:
     try:
         import huggingface_hub
+        from huggingface_hub import errors
     except ImportError:
         raise FileNotFoundError(
             f"folder={name!r} does not exist; to fetch a model of that name from the Hugging Face hub, install the "
@@ -54,9 +55,9 @@ def _fetched(name: str) -> str:
         # Asked first and once, as fetching would try a network that is not there again and again.
         huggingface_hub.HfApi().model_info(name, timeout=SECONDS)
         return huggingface_hub.snapshot_download(name, **FILES)
+    except errors.GatedRepoError:
+        raise ValueError(f"folder={name!r}: accept its licence on the Hugging Face hub and log in there") from None
     except Exception as error:  # the library raises what its HTTP client raises
-        if type(error).__name__ == "GatedRepoError":
-            raise ValueError(f"folder={name!r}: accept its licence on the Hugging Face hub, and log in") from None
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
             raise  # of this machine
         reason = type(error).__name__

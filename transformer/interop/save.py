@@ -84,7 +84,7 @@ def save(
 
 @contextlib.contextmanager
 def _whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A scratch folder whose files become those of `target` at the end, or vanish; raises ValueError if it is in use."""
+    """A scratch folder whose files become those of `target`, or vanish; raises ValueError if that is in use."""
     in_use = ValueError(f"folder={str(target)!r} is in use: name a new or empty folder")
     there = target.exists()
     if there and (not target.is_dir() or any(target.iterdir())):
