@@ -73,3 +73,15 @@ def test_mistakes_are_one_line(scripts, made, pretrained, tmp_path):
         assert line.startswith("error: ") and said in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
     assert (tmp_path / "full" / "file").read_text() == "kept"
+
+
+def test_a_signal_takes_away_what_is_not_finished(script, pretrained, tmp_path):
+    (tmp_path / "killed.py").write_text(
+        "import os, runpy, signal\n"
+        "from transformer.interop import weights\n"
+        "weights._write = lambda path, arrays, kinds: (path.write_bytes(b'half'), os.kill(os.getpid(), signal.SIGTERM))\n"
+        "runpy.run_module('experiments.export', run_name='__main__', alter_sys=True)\n"
+    )
+    process = script(str(tmp_path / "killed.py"), f"--workdir={pretrained}", f"--to={tmp_path / 'out'}")
+    assert (process.returncode, process.stdout, process.stderr) == (143, "", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["killed.py"]

@@ -242,10 +242,13 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Numbers of a size at which heads differ, norms matter and nothing saturates.
 
     The scales of norms have either sign: no token is then its own likeliest successor, as it is in random models that
-    read out with the table they embed with.
+    read out with the table they embed with. T5 does not scale its scores, so its queries are as small as it starts them:
+    otherwise scores are so large that float32 alone makes patterns differ by more than any error that matters.
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     scale = 0.2 if name.endswith("bias") else 1.0 if len(shape) == 1 else 0.3
+    if name.endswith("Attention.q.weight"):
+        scale = shape[0] ** -0.5
     return (rng.standard_normal(shape) * scale).astype(np.float32)
 
 

@@ -220,3 +220,44 @@ def test_padding_may_be_the_first_id_of_a_roberta():
 )
 def test_the_window_of_every_layer(values, windows):
     assert read(values).decoder.attention.windows == windows
+
+
+ACCEPTED = {  # what published configs say besides, and what changes nothing
+    "qwen2.5": (QWEN2, dict(use_mrope=False)),
+    "smollm2": (
+        LLAMA2,
+        {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {"dtype": "q4"}},
+    ),
+    "gpt-neox-20b": (PYTHIA, dict(hidden_act="gelu_fast", attention_probs_dropout_prob=0, hidden_dropout_prob=0)),
+    "gemma-2-9b": (GEMMA2, dict(sliding_window_size=4096)),
+    "bert-base-chinese": (BERT, dict(directionality="bidi", pooler_fc_size=768, pooler_type="first_token_transform")),
+    "vicuna": (LLAMA2, dict(max_sequence_length=2048)),
+    "unsloth": (LLAMA2, dict(unsloth_version="2024.9", unsloth_fixed=True)),
+    "fine-tuned": (GPT2, dict(xla_device=True, neftune_noise_alpha=5.0, custom_pipelines={})),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_what_published_configs_say_besides_is_passed(name):
+    fields, more = ACCEPTED[name]
+    tensors = ("bert.pooler.dense.weight",) if fields is BERT else ()
+    changed = {"hidden_act": "gelu_new"} if "hidden_act" in more else {}
+    assert read({**fields, **more}, tensors) == read({**fields, **changed}, tensors)
+
+
+@pytest.mark.parametrize(
+    ("fields", "more"),
+    [
+        (QWEN2, dict(use_mrope=True)),
+        (LLAMA2, dict(rope_interleaved=True)),
+        (GEMMA2, dict(sliding_window_size=2048)),
+        (LLAMA2, dict(rope_scaling=None, rope_parameters=dict(rope_theta=1e4, partial_rotary_factor=0.5))),
+    ],
+)
+def test_what_would_change_the_model_is_not(fields, more):
+    with pytest.raises(ValueError, match=next(reversed(more)) if "rope_parameters" not in more else "partial_rotary"):
+        read({**fields, **more}, ())
+
+
+def test_llama_1_has_a_length_where_its_config_has_none():
+    assert read({name: value for name, value in LLAMA2.items() if name != "max_position_embeddings"}, ()).length == 2048

@@ -130,6 +130,37 @@ def test_nothing_is_left_of_a_folder_that_fails_midway(tmp_path, monkeypatch, er
     assert all(path.parent.parent == tmp_path for path in written)  # beside its place, so that moving it is one step
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_folders_are_left_as_they_were_where_saving_fails(tmp_path, monkeypatch, there):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    target = tmp_path / "deep" / "saved"
+    if there:
+        target.mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(weights, "_write", full)
+    with refused(r"saved' cannot be written \(No space left on device\): name another one"):
+        interop.save(target, *parameters(SAVED["llama"]))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_of_two_that_save_to_one_place_the_first_stays(tmp_path, monkeypatch):
+    model, params = parameters(SAVED["llama"])
+    write = weights._write
+
+    def overtaken(path, arrays, kinds):
+        monkeypatch.setattr(weights, "_write", write)
+        interop.save(tmp_path / "saved", model, params)
+        write(path, arrays, kinds)
+
+    monkeypatch.setattr(weights, "_write", overtaken)
+    with refused("saved' is in use: name a new or empty folder"):
+        interop.save(tmp_path / "saved", model, params)
+    same(params, interop.load(tmp_path / "saved")[1])
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+
 def test_nothing_is_left_where_the_tokenizer_fails(tmp_path):
     class Broken:
         begin = end = pad = None
