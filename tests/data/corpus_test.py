@@ -274,7 +274,7 @@ def test_a_side_of_exactly_one_row_is_enough(tmp_path, folder):
 
 def test_refuses_segments_without_an_end_token(config, folder):
     message = _error(dataclasses.replace(config, segments=True, tokenizer=CHARACTERS), folder)
-    assert message.startswith("data.segments=True needs an end token")
+    assert message.startswith("data.segments=True needs a token that opens documents")
 
 
 def test_refuses_a_tokenizer_folder_that_is_not_there(config, folder):

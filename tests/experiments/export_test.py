@@ -79,7 +79,10 @@ def test_a_signal_takes_away_what_is_not_finished(script, pretrained, tmp_path):
     (tmp_path / "killed.py").write_text(
         "import os, runpy, signal\n"
         "from transformer.interop import weights\n"
-        "weights._write = lambda path, arrays, kinds: (path.write_bytes(b'half'), os.kill(os.getpid(), signal.SIGTERM))\n"
+        "def half(path, arrays, kinds):\n"
+        "    path.write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "weights._write = half\n"
         "runpy.run_module('experiments.export', run_name='__main__', alter_sys=True)\n"
     )
     process = script(str(tmp_path / "killed.py"), f"--workdir={pretrained}", f"--to={tmp_path / 'out'}")

@@ -242,7 +242,7 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Numbers of a size at which heads differ, norms matter and nothing saturates.
 
     The scales of norms have either sign: no token is then its own likeliest successor, as it is in random models that
-    read out with the table they embed with. T5 does not scale its scores, so its queries are as small as it starts them:
+    read out with the table they embed with. T5 does not scale its scores, so its queries start small:
     otherwise scores are so large that float32 alone makes patterns differ by more than any error that matters.
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()))

@@ -34,7 +34,7 @@ def llama(tmp_path):
         ("[]", "holds no JSON object"),
         ("3", "holds no JSON object"),
         ("{}", "has no field 'model_type'"),
-        ('{"model_type": "mamba"}', "model_type='mamba' has no counterpart here; there are gpt2, "),
+        ('{"model_type": "mamba"}', "model_type='mamba' has no counterpart here; choose one of gpt2, "),
         ('{"model_type": ["llama"]}', "model_type=.* is of the wrong type"),
         ('{"model_type": "llama"}', "has no field '"),
     ],

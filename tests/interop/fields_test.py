@@ -96,7 +96,7 @@ def test_a_choice_is_made_from_a_table():
     table = {"gelu_new": "gelu_tanh", None: "none", False: "off"}
     assert [made(a=key).choose("a", table) for key in table] == ["gelu_tanh", "none", "off"]
     assert made().choose("a", table, None) == "none"
-    with refused("a='mish' has no counterpart here; there are gelu_new, None, False"):
+    with refused("a='mish' has no counterpart here; choose one of gelu_new, None, False"):
         made(a="mish").choose("a", table)
     with refused("a=True has no counterpart"):
         made(a=True).choose("a", table)

@@ -185,7 +185,9 @@ def _build(
     sides = dict(zip(SIDES, divide(found, config), strict=True))
     tokenizer = loaded or _train_tokenizer(config, sides["train"], found)
     if config.segments and tokenizer.opening is None:
-        raise ValueError(f"data.segments=True needs an end token, and {tokenizer.kind} has none: choose another")
+        raise ValueError(
+            f"data.segments=True needs a token that opens documents, and {tokenizer.kind} has none: choose another"
+        )
     streams = {name: _stream(side, tokenizer) for name, side in sides.items()}
     for name, stream in streams.items():
         if len(stream) < config.length + 1:

@@ -111,7 +111,9 @@ class Fields:
         value = self.take(name, default, (str, bool, int, type(None)))
         if value not in table:
             known = ", ".join(map(str, table))
-            raise ValueError(f"{self.where}: {name}={reprlib.repr(value)} has no counterpart here; there are {known}")
+            raise ValueError(
+                f"{self.where}: {name}={reprlib.repr(value)} has no counterpart here; choose one of {known}"
+            )
         return table[value]
 
     def expect(self, name: str, wanted: Any, default: Any = REQUIRED) -> None:

@@ -30,7 +30,7 @@ from transformer.models.config import DTYPES, ModelConfig, Position, Scaling, St
 from transformer.models.transformer import Transformer
 
 SHOWN = 3  # differences that an error lists
-FAR = 99  # differences that a family counts for whose fields cannot be read back
+FAR = 99  # differences that a family counts for whose config cannot be written and read back
 TRAINING = ("init", "dtype", "param_dtype", "unroll", "remat")  # fields that change no function
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Block(nn.Module):
     """`[B, T, D] -> [B, T, D]`; each half reads the residual and adds to it.
 
-    Where `config.Stack` says how the halves follow each other and where their norms stand. Sources: post-norm, Vaswani
+    `config.Stack` says how the halves follow each other and where their norms stand. Sources: post-norm, Vaswani
     et al. 2017 (arXiv:1706.03762), section 3.1; pre-norm, Xiong et al. 2020 (arXiv:2002.04745); both, Gemma 2
     (arXiv:2408.00118), section 2; parallel, Black et al. 2022 (arXiv:2204.06745), section 2.1, a norm for each half.
 
