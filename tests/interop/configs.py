@@ -27,6 +27,9 @@ MARIAN = dataclasses.replace(
 )
 
 
+ROBERTA = dataclasses.replace(BERT, position=Position("learned", offset=2))
+
+
 def decoder(stack: Stack, **options) -> ModelConfig:
     return ModelConfig(60, 24, decoder=stack, length=32, **options)
 
@@ -76,7 +79,7 @@ SAVED = {  # families that a config of ours is saved as
         readout=Readout(softcap=5.0),
     ),
     "bert": encoder(BERT, token_types=2, pooler=True),
-    "roberta": encoder(BERT, token_types=1, readout=Readout(bias=True, transform=True)),
+    "roberta": encoder(ROBERTA, token_types=1, readout=Readout(bias=True, transform=True)),
     "t5": both(T5, changed(T5, "depth", 3), readout=Readout(scale=True)),
     "marian": both(MARIAN, MARIAN, readout=Readout(bias=True)),
 }

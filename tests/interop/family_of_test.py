@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.interop.configs import BERT, GPT2, LLAMA, MARIAN, T5, both, changed, decoder, encoder, parameters
+from tests.interop.configs import BERT, GPT2, LLAMA, MARIAN, ROBERTA, T5, both, changed, decoder, encoder, parameters
 from transformer import interop, models
 from transformer.interop.save import family_of, period
 from transformer.models import Attention, Position, Readout
@@ -59,17 +59,19 @@ def test_an_error_lists_the_first_of_many_differences():
         family_of(models.get("tiny-both"))
 
 
-def test_one_token_type_and_an_id_of_padding_are_robertas_and_else_it_is_a_bert():
-    shared, padded = dict(readout=Readout(bias=True, transform=True)), {"pad_token_id": 1}
-    assert family_of(encoder(BERT, token_types=1, **shared), ids=padded).name == "roberta"
-    assert family_of(encoder(BERT, token_types=1, **shared)).name == "bert"
-    assert family_of(encoder(BERT, token_types=2, **shared), ids=padded).name == "bert"
+def test_where_positions_begin_tells_roberta_from_bert():
+    shared = dict(readout=Readout(bias=True, transform=True), token_types=2)
+    assert family_of(encoder(ROBERTA, **shared)).name == "roberta"
+    assert family_of(encoder(ROBERTA, pooler=True, **shared)).name == "roberta"
+    assert family_of(encoder(BERT, **shared)).name == "bert"
+    with refused(r"nearest, roberta, .* encoder\.position\.offset=0, which is the id of padding plus 1"):
+        family_of(encoder(BERT, **shared), "roberta")
 
 
 def test_a_roberta_has_its_own_activation_in_its_head():
     head = dict(token_types=1, readout=Readout(bias=True, transform=True))
     with refused(r"nearest, roberta, .* encoder\.mlp\.activation='relu' below a read-out with transform"):
-        family_of(encoder(changed(BERT, "mlp.activation", "relu"), **head), "roberta")
+        family_of(encoder(changed(ROBERTA, "mlp.activation", "relu"), **head), "roberta")
 
 
 @pytest.mark.parametrize(

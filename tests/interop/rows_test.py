@@ -88,15 +88,6 @@ def test_several_parameters_in_one_tensor_are_taken_apart_and_joined(pattern):
     assert table.target(ours[0]) is None
 
 
-def test_skipped_rows_are_dropped_and_come_back_as_zeros():
-    table = row("T D -> T D", skip=2)
-    theirs = np.arange(1, 31, dtype=np.float32).reshape(5, 6)
-    (ours,) = table.read(theirs, (3, 6))
-    np.testing.assert_array_equal(ours, theirs[2:])
-    np.testing.assert_array_equal(table.write([ours]), np.concatenate([np.zeros((2, 6)), theirs[2:]]))
-    assert table.shape({"ours": (3, 6)}) == (5, 6)
-
-
 def test_the_layer_is_the_first_axis_of_ours():
     table = Row("h.{}.weight", "blocks/kernel", "F D -> D F")
     sizes = {"blocks/kernel": (3, 6, 5)}

@@ -27,8 +27,7 @@ def refused(words: str):
 @pytest.mark.parametrize("family", SAVED)
 def test_a_config_of_ours_finds_its_family_and_comes_back(tmp_path, family):
     model, params = parameters(SAVED[family])
-    named = "roberta" if family == "roberta" else None  # which BERT can be as well
-    assert interop.save(tmp_path / "saved", model, params, family=named) == family
+    assert interop.save(tmp_path / "saved", model, params) == family
     again, params_again, tokenizer = interop.load(tmp_path / "saved")
     assert canonical(again.config) == canonical(model.config)
     assert tokenizer is None
@@ -187,8 +186,6 @@ def test_saving_what_was_loaded_writes_the_same_tensors(tmp_path):
     tokenizer = type("Pad", (), {"begin": 0, "end": 2, "pad": 3, "save": lambda self, folder: None})()
     interop.save(tmp_path / "ours", *interop.load(folder)[:2], tokenizer, family="roberta")
     theirs, ours = load_file(folder / weights.SINGLE), load_file(tmp_path / "ours" / weights.SINGLE)
-    positions = "roberta.embeddings.position_embeddings.weight"
-    theirs[positions][:4] = 0  # of the positions that no token has
     theirs["lm_head.bias"] = theirs["lm_head.decoder.bias"]  # the other name of it
     assert ours.keys() == theirs.keys()
     for name, array in theirs.items():

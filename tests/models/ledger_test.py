@@ -52,8 +52,8 @@ PUBLISHED = {
     "pythia-6.9b": 6_857_302_016,
     "pythia-12b": 11_846_072_320,
     # Less the two rows of positions that no token reads.
-    "roberta-base": 124_645_632 - 2 * 768,
-    "roberta-large": 355_359_744 - 2 * 1024,
+    "roberta-base": 124_645_632,
+    "roberta-large": 355_359_744,
 }
 # As printed without embedding and read-out: Biderman et al. 2023, table 1, and the report on Gemma 2, table 2.
 BETWEEN = {

@@ -26,12 +26,22 @@ def test_looking_up_outside_a_table_is_undefined():
 
 
 def test_learned_positions_are_rows_of_a_table():
-    config, _ = settings(Position("learned"), width=700)
-    out, variables = PositionEmbedding(config).init_with_output(jax.random.key(0), QUERIES)
+    config, stack = settings(Position("learned"), width=700)
+    out, variables = PositionEmbedding(config, stack).init_with_output(jax.random.key(0), QUERIES)
     table = variables["params"]["table"]
     assert table.shape == (12, 700)
     assert np.std(table) == pytest.approx(0.3, rel=0.05)  # 8,400 draws: known to a hundredth
     np.testing.assert_array_equal(out, table[QUERIES])
+
+
+def test_learned_positions_may_begin_further_down_their_table():
+    config, stack = settings(Position("learned", offset=2))
+    out, variables = PositionEmbedding(config, stack).init_with_output(jax.random.key(0), QUERIES)
+    table = variables["params"]["table"]
+    assert table.shape == (12 + 2, 16)
+    np.testing.assert_array_equal(out, table[QUERIES + 2])
+    beyond = PositionEmbedding(config, stack).apply(variables, np.array([[-1, 0, 11, 12]]))
+    assert np.isnan(beyond).all(axis=-1).tolist() == [[True, False, False, True]]  # rows before the first are no one's
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

@@ -33,8 +33,6 @@ class Family:
         them back.
       rows: the table of tensors for our config and their fields.
       architecture: from our config to the class that opens a saved folder.
-      likely: from our config and the ids of special tokens to whether this family is to be preferred where several have
-        such a model.
       prefix: what the names of all tensors begin with but those of heads; files of a bare body lack it.
       heads: beginnings of the names of heads.
       renames: patterns of older names, and what they are called now.
@@ -48,7 +46,6 @@ class Family:
     write: Callable[[ModelConfig, Mapping[str, int]], dict[str, Any]]
     rows: Callable[[ModelConfig, Mapping[str, Any]], list[Row]]
     architecture: Callable[[ModelConfig], str]
-    likely: Callable[[ModelConfig, Mapping[str, int]], bool] = lambda config, ids: True
     prefix: str = ""
     heads: tuple[str, ...] = ()
     renames: Mapping[str, str] = dataclasses.field(default_factory=dict)

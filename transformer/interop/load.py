@@ -209,9 +209,7 @@ def _fill(row: Row, ours: list[np.ndarray], tensor: Tensor) -> None:
             array[...] = read
         return
     for place, piece in tensor.pieces():
-        kept = piece[max(row.skip - place.start, 0) :]
-        start = max(place.start - row.skip, 0)
-        copy(target[start : start + len(kept)], kept)
+        copy(target[place], piece)
 
 
 def _aligned(shape: Shape, dtype: np.dtype) -> np.ndarray:

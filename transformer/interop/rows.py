@@ -30,14 +30,12 @@ class Row:
       ours: the path of a parameter, or of several that lie in one tensor of theirs; the pattern's right side then
         begins with an axis that counts them.
       pattern: of one layer, theirs -> ours.
-      skip: rows at the beginning of theirs that stand for nothing; dropped on the way in, zeros on the way out.
       alias: another name of the tensor: read where theirs is missing, and written beside it.
     """
 
     theirs: str
     ours: str | tuple[str, ...]
     pattern: str
-    skip: int = 0
     alias: str | None = None
 
     @property
@@ -58,7 +56,7 @@ class Row:
         whole = shapes[self.paths[0]]
         sizes = self._sizes(whole[1:] if LAYER in self.theirs else whole)
         axes = [math.prod(sizes.get(letter, 1) for letter in group.split()) for group in _groups(self._left)]
-        return (axes[0] + self.skip, *axes[1:])
+        return tuple(axes)
 
     def views(self, ours: Mapping[str, np.ndarray], layer: int | None) -> list[np.ndarray]:
         """Our arrays of one layer; writing to them writes to the parameters."""
@@ -68,16 +66,16 @@ class Row:
         """Their whole tensor as ours, each of `shape`, that of one layer."""
         grouped = {letter for group in _groups(self._left) if " " in group for letter in group.split()}
         sizes = {letter: size for letter, size in self._sizes(shape).items() if letter in grouped}
-        out = einops.rearrange(theirs[self.skip :], self.pattern, **sizes)
+        out = einops.rearrange(theirs, self.pattern, **sizes)
         return [out] if isinstance(self.ours, str) else list(out)
 
     def write(self, ours: Sequence[np.ndarray]) -> np.ndarray:
         """Our arrays of one layer as their tensor."""
         out = einops.rearrange(ours[0] if isinstance(self.ours, str) else np.stack(ours), self._reversed)
-        if not self.skip and out.flags.c_contiguous:
+        if out.flags.c_contiguous:
             return out
-        theirs = np.zeros((out.shape[0] + self.skip, *out.shape[1:]), out.dtype)
-        copy(theirs[self.skip :], out)
+        theirs = np.empty(out.shape, out.dtype)
+        copy(theirs, out)
         return theirs
 
     def target(self, ours: np.ndarray) -> np.ndarray | None:

@@ -11,7 +11,6 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -53,7 +52,7 @@ def save(
       model: whose config says which family it belongs to.
       params: the model's parameters; their dtype is kept.
       tokenizer: saved beside them.
-      family: `model_type` of the family to save as, such as `llama`; None: the likeliest that has such a model.
+      family: `model_type` of the family to save as, such as `llama`; None: the first that has such a model.
       shard: bytes of one file of tensors, about.
 
     Returns:
@@ -64,7 +63,7 @@ def save(
         not the model's; or if `folder` holds something.
     """
     ids = _ids(tokenizer)
-    chosen = family_of(model.config, family, ids)
+    chosen = family_of(model.config, family)
     arrays = flatten(params)
     _check_params(arrays, model.config)
     try:
@@ -112,8 +111,8 @@ def _whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
                 parent.rmdir()
 
 
-def family_of(config: ModelConfig, name: str | None = None, ids: Mapping[str, int] = MappingProxyType({})) -> Family:
-    """The family that has a model of this config: the likeliest with these ids of special tokens, or that of a name.
+def family_of(config: ModelConfig, name: str | None = None) -> Family:
+    """The first family that has a model of this config, or the one of a name.
 
     Raises:
       ValueError: if there is none; it names what the nearest family has no counterpart for.
@@ -126,7 +125,7 @@ def family_of(config: ModelConfig, name: str | None = None, ids: Mapping[str, in
             raise ValueError(f"no family of models has {role}.mlp=None, attention without feed-forward layers")
     candidates = [FAMILIES[name]] if name else [family for family in FAMILIES.values() if family.stacks == stacks]
     refusals = []
-    for order, family in enumerate(sorted(candidates, key=lambda family: not family.likely(config, ids))):
+    for order, family in enumerate(candidates):
         try:
             differences = _differences(family, config)
         except ValueError as error:
@@ -163,6 +162,7 @@ def _canonical_stack(config: ModelConfig, stack: Stack) -> Stack:
     if mlp is not None:
         mlp = dataclasses.replace(mlp, width=config.mlp_width(stack), dropout=0.0)
     read = {
+        "learned": ("offset",),
         "rotary": ("base", "fraction", "scaling"),
         "sinusoidal": ("base", "halves"),
         "relative": ("buckets", "distance"),

@@ -69,6 +69,7 @@ class Position:
     scaling: Scaling = Scaling()
     buckets: int = 32  # relative: number of distance buckets
     distance: int = 128  # relative: every distance from here on shares the last bucket
+    offset: int = 0  # learned: rows of the table before that of the first position; RoBERTa's begin with its padding
     halves: bool = False  # sinusoidal: all sines and then all cosines, as in tensor2tensor, rather than alternating
 
     def __post_init__(self):
@@ -80,6 +81,9 @@ class Position:
             self.buckets >= 4 and self.buckets % 2 == 0, "position.buckets", self.buckets, "use an even number >= 4"
         )
         require(self.distance > self.buckets // 2, "position.distance", self.distance, "it must exceed buckets / 2")
+        require(self.offset >= 0, "position.offset", self.offset, "it counts rows: 0 or more")
+        looks_up = self.kind == "learned" or not self.offset
+        require(looks_up, "position.offset", self.offset, "only position.kind='learned' has a table")
         splits = self.kind == "sinusoidal" or not self.halves
         require(splits, "position.halves", self.halves, "only position.kind='sinusoidal' has sines and cosines")
 

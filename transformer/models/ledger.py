@@ -174,7 +174,8 @@ def _stack(config: ModelConfig, role: str, stack: Stack, sizes: Sizes) -> list[R
     blocks = f"{role}/blocks"
     rows = []
     if position.kind == "learned":
-        rows.append(_row(f"{role}/positions/table", "length D", sizes))
+        places = {"length": sizes["length"] + position.offset}
+        rows.append(_row(f"{role}/positions/table", "length D", sizes | places))
     if position.kind == "relative":
         rows.append(_row(f"{role}/relative/table", "buckets H", sizes))
     if stack.embedding_norm:

@@ -20,17 +20,19 @@ def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 class PositionEmbedding(nn.Module):
-    """A learned table `[length, D]`, looked up by position."""
+    """A learned table `[offset + length, D]`, looked up by position."""
 
     config: ModelConfig
+    stack: Stack
 
     @nn.compact
     def __call__(self, positions: jax.Array) -> jax.Array:
         """`[B, T]` or `[1, T]` integers to `[B, T, D]` or `[1, T, D]`."""
-        config = self.config
+        config, offset = self.config, self.stack.position.offset
         start = nn.initializers.normal(config.init.embedding)
-        table = self.param("table", start, (config.length, config.width), jnp.dtype(config.param_dtype))
-        return look_up(table, positions).astype(jnp.dtype(config.dtype))
+        table = self.param("table", start, (config.length + offset, config.width), jnp.dtype(config.param_dtype))
+        rows = jnp.where(positions < 0, -1, positions + offset) if offset else positions  # below 0 stays no position
+        return look_up(table, rows).astype(jnp.dtype(config.dtype))
 
 
 class RelativeBias(nn.Module):

@@ -97,7 +97,7 @@ class Layers(nn.Module):
         stack, width = self.stack, self.config.width
         x = tap("embedding", x)
         if stack.position.kind == "learned":
-            added = PositionEmbedding(self.config, name="positions")(positions)
+            added = PositionEmbedding(self.config, stack, name="positions")(positions)
             x = x + tap("positions", jnp.broadcast_to(added, x.shape))
         elif stack.position.kind == "sinusoidal":
             added = ops.sinusoid(positions, width, stack.position.base, halves=stack.position.halves).astype(x.dtype)

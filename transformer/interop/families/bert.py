@@ -26,7 +26,7 @@ def read(fields: Fields, found: Found) -> ModelConfig:
     )
 
 
-def encoder(fields: Fields, *, length: int, head: bool, pooler: bool) -> ModelConfig:
+def encoder(fields: Fields, *, length: int, head: bool, pooler: bool, offset: int = 0) -> ModelConfig:
     """What BERT and RoBERTa share."""
     fields.ignore("attention_probs_dropout_prob", "hidden_dropout_prob", "directionality", *POOLERS)
     fields.expect("position_embedding_type", "absolute")
@@ -41,7 +41,7 @@ def encoder(fields: Fields, *, length: int, head: bool, pooler: bool) -> ModelCo
         ),
         Norm("layer", fields.number("layer_norm_eps", 1e-12), bias=True),
         norm_placement="post",
-        position=Position("learned"),
+        position=Position("learned", offset=offset),
         embedding_norm=True,
     )
     tied = fields.take("tie_word_embeddings", True)
@@ -86,14 +86,14 @@ def rows(config: ModelConfig, fields: Mapping[str, Any]) -> list[Row]:
     return table
 
 
-def body(prefix: str, config: ModelConfig, skip: int = 0) -> list[Row]:
-    """The tensors below all heads; `skip` are the positions that no token has."""
+def body(prefix: str, config: ModelConfig) -> list[Row]:
+    """The tensors below all heads."""
     theirs, ours = f"{prefix}.encoder.layer.{{}}", "encoder/blocks"
     embeddings = f"{prefix}.embeddings"
     table = [
         Row(f"{embeddings}.word_embeddings.weight", "embedding/table", "V D -> V D"),
         Row(f"{embeddings}.token_type_embeddings.weight", "embedding/types", "N D -> N D"),
-        Row(f"{embeddings}.position_embeddings.weight", "encoder/positions/table", "T D -> T D", skip),
+        Row(f"{embeddings}.position_embeddings.weight", "encoder/positions/table", "T D -> T D"),
         *norm(f"{embeddings}.LayerNorm", "encoder/embedding_norm", bias=True),
         *linear(f"{theirs}.attention.output.dense", f"{ours}/attention/output", "D (H K) -> H K D", bias=True),
         *norm(f"{theirs}.attention.output.LayerNorm", f"{ours}/attention_norm", bias=True),

@@ -15,37 +15,36 @@ PAD = 1  # the id of padding where the fields leave it out
 HEAD = "lm_head"
 
 
-def _skip(fields: Mapping[str, Any]) -> int:
-    """Rows of the position table that no token has."""
-    return fields.get("pad_token_id", PAD) + 1
-
-
 def read(fields: Fields, found: Found) -> ModelConfig:
     """Our config from theirs; heads are told by their tensors."""
     if fields.take("pad_token_id", PAD) < 0:
         raise ValueError(
             f"{fields.where}: pad_token_id={fields.values['pad_token_id']} cannot work: it counts positions"
         )
-    length = fields.size("max_position_embeddings") - _skip(fields.values)
+    offset = fields.values.get("pad_token_id", PAD) + 1  # rows of the position table that no token has
+    length = fields.size("max_position_embeddings") - offset
     if length < 1:
         raise ValueError(f"{fields.where}: max_position_embeddings leaves no position beyond pad_token_id: restore it")
     head = f"{HEAD}.dense.weight" in found
     if head:
         fields.expect("hidden_act", "gelu")  # the head has GELU whatever the blocks have
-    return bert.encoder(fields, length=length, head=head, pooler="roberta.pooler.dense.weight" in found)
+    return bert.encoder(fields, length=length, head=head, pooler="roberta.pooler.dense.weight" in found, offset=offset)
 
 
 def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
     """Their config from ours."""
     if config.readout.transform and config.encoder.mlp.activation != "gelu":
         raise ValueError(f"encoder.mlp.activation={config.encoder.mlp.activation!r} below a read-out with transform")
-    fields = bert.write(config, ids) | {"pad_token_id": ids.get("pad_token_id", PAD)}
-    return fields | {"max_position_embeddings": config.length + _skip(fields)}
+    offset = config.encoder.position.offset
+    if ids.get("pad_token_id", offset - 1) != offset - 1 or offset == 0:
+        raise ValueError(f"encoder.position.offset={offset}, which is the id of padding plus 1")
+    places = {"pad_token_id": offset - 1, "max_position_embeddings": config.length + offset}
+    return bert.write(config, ids) | places
 
 
 def rows(config: ModelConfig, fields: Mapping[str, Any]) -> list[Row]:
     """Their tensors and ours."""
-    table = bert.body("roberta", config, _skip(fields))
+    table = bert.body("roberta", config)
     if config.readout.transform:
         table += linear(f"{HEAD}.dense", "readout/transform", "E D -> D E", bias=True)
         table += norm(f"{HEAD}.layer_norm", "readout/norm", bias=True)
@@ -60,8 +59,6 @@ FAMILY = Family(
     write,
     rows,
     lambda config: "RobertaForMaskedLM" if config.readout.transform else "RobertaModel",
-    # As published; BERT has two types. Without the id of padding, positions would be told from another id.
-    likely=lambda config, ids: config.token_types == 1 and "pad_token_id" in ids,
     prefix="roberta.",
     heads=("lm_head.",),
     redundant={

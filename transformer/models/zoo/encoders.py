@@ -5,7 +5,9 @@ from __future__ import annotations
 from transformer.models.config import Attention, Init, Mlp, ModelConfig, Norm, Position, Stack
 
 
-def _encoder(depth: int, width: int, heads: int, *, vocab: int, token_types: int, epsilon: float) -> ModelConfig:
+def _encoder(
+    depth: int, width: int, heads: int, *, vocab: int, token_types: int, epsilon: float, offset: int = 0
+) -> ModelConfig:
     """Devlin et al. 2019 (arXiv:1810.04805), section 3 and appendix A.2, with the pooler, without heads."""
     stack = Stack(
         depth,
@@ -13,7 +15,7 @@ def _encoder(depth: int, width: int, heads: int, *, vocab: int, token_types: int
         Mlp(4 * width, "gelu", gated=False, bias=True),
         Norm("layer", epsilon=epsilon, bias=True),
         norm_placement="post",
-        position=Position("learned"),
+        position=Position("learned", offset=offset),
         embedding_norm=True,
         dropout=0.1,
     )
@@ -38,9 +40,9 @@ _MINILM = {  # Wang et al. 2020 (arXiv:2002.10957) and the config of all-MiniLM-
 def _roberta(depth: int, width: int, heads: int) -> ModelConfig:
     """Liu et al. 2019 (arXiv:1907.11692), sections 4.2 and 4.4: no segments, and a vocabulary of bytes.
 
-    The published tables of positions have two rows more, which no token reads.
+    The published tables of positions begin with two rows, up to that of padding, which no token reads.
     """
-    return _encoder(depth, width, heads, vocab=50_265, token_types=1, epsilon=1e-5)
+    return _encoder(depth, width, heads, vocab=50_265, token_types=1, epsilon=1e-5, offset=2)
 
 
 _ROBERTA = {  # table 9 and the published configs: depth, width, heads
