@@ -178,9 +178,7 @@ class Run:
         counts = corpus.counts["train"]
         speed = data.pipeline_speed(corpus, batch_size=self.experiment.training.batch_size, seconds=0.2)
         if (initial := self.experiment.initial) is not None:
-            self.console.print(
-                f"from:  {initial}, the architecture too; of the recipe's model only what training reads"
-            )
+            self.console.print(f"from:  {initial}; of the recipe's model, dropout, dtypes, unroll and remat are read")
         self.console.print(
             f"model: {book.total:,} parameters on {jax.device_count()} {jax.devices()[0].device_kind} device(s)\n"
             f"data:  {self.experiment.data.path}, {counts.documents:,} documents, {counts.bytes:,} bytes, "
