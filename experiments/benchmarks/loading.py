@@ -32,9 +32,9 @@ from absl import flags
 from experiments import command
 from transformer import interop, models
 from transformer.interop import weights
-from transformer.interop.load import shapes
 from transformer.interop.save import family_of
 from transformer.models.config import DTYPES
+from transformer.models.ledger import shapes
 
 _MODEL = flags.DEFINE_string("model", "qwen2-0.5b", "A model's name in the zoo.")
 _STORED = flags.DEFINE_enum("stored", "float32", DTYPES, "The type of the numbers in the folder.")

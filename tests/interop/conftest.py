@@ -3,6 +3,8 @@
 import jax
 import pytest
 
+from tests.interop import folders
+
 
 @pytest.fixture
 def quick_to_compile():
@@ -12,3 +14,9 @@ def quick_to_compile():
     jax.config.update(name, True)
     yield
     jax.config.update(name, before)
+
+
+@pytest.fixture
+def llama(tmp_path):
+    """A folder of a small Llama: two layers, and a read-out of its own."""
+    return folders.write(tmp_path / "llama", "llama")

@@ -17,12 +17,6 @@ def refused(words: str):
     return pytest.raises(ValueError, match=words)
 
 
-@pytest.fixture
-def llama(tmp_path):
-    """A folder of a small Llama."""
-    return folders.write(tmp_path / "llama", "llama")
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [

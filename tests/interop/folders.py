@@ -9,7 +9,7 @@ import struct
 from tests.interop import cases
 from transformer.interop.families import FAMILIES
 from transformer.interop.fields import Fields
-from transformer.interop.load import shapes
+from transformer.models.ledger import shapes
 
 
 class Heads:

@@ -22,12 +22,6 @@ def refused(words: str):
     return pytest.raises(ValueError, match=words)
 
 
-@pytest.fixture
-def llama(tmp_path):
-    """A folder with two layers, and a read-out of its own."""
-    return folders.write(tmp_path / "llama", "llama")
-
-
 def change(folder, **tensors: np.ndarray | None) -> None:
     """Replace, add or, with None, take away tensors."""
     content = load_file(folder / SINGLE) | {name.replace("__", "."): array for name, array in tensors.items()}

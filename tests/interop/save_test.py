@@ -203,3 +203,11 @@ def test_the_tokenizers_ids_and_files_go_along(tmp_path):
     interop.save(tmp_path / "alone", model, params)
     content = json.loads((tmp_path / "alone/config.json").read_text())
     assert (content["eos_token_id"], content["bos_token_id"]) == (None, None)
+
+
+def test_a_roberta_is_not_saved_with_a_tokenizer_that_pads_otherwise(tmp_path):
+    model, params = parameters(SAVED["roberta"])
+    tokenizer = type("Pad", (), {"begin": 0, "end": 2, "pad": 5, "save": lambda self, folder: None})()
+    with refused("offset=2 makes 1 the id of padding, but the tokenizer's is 5: save the model with its own"):
+        interop.save(tmp_path / "saved", model, params, tokenizer)
+    assert list(tmp_path.iterdir()) == []

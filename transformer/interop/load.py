@@ -8,7 +8,6 @@ import math
 import os
 import pathlib
 import re
-import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ from transformer.interop.files import CONFIG
 from transformer.interop.rows import Row, Shape, copy
 from transformer.interop.weights import Tensor
 from transformer.models.config import DTYPES, ModelConfig
+from transformer.models.ledger import shapes
 from transformer.models.transformer import Transformer
 
 ALIGNMENT = 64  # bytes; `jax.device_put` to a CPU then takes an array as it lies, without copying it
@@ -88,15 +88,6 @@ def load(
     config = dataclasses.replace(config, dtype=dtype, param_dtype=param_dtype or jnp.dtype(stored).name)
     tokenizer = _tokenizer(folder)  # before what takes long
     return Transformer(config), _params(rows, config, wanted, place), tokenizer
-
-
-@functools.lru_cache(maxsize=8)
-def shapes(config: ModelConfig) -> Mapping[str, Shape]:
-    """The shape of every parameter of a model, by path."""
-    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    source = token if config.encoder is not None and config.decoder is not None else None
-    tree = jax.eval_shape(Transformer(config).init, jax.random.key(0), token, source=source)["params"]
-    return types.MappingProxyType({path: leaf.shape for path, leaf in flatten(tree).items()})
 
 
 def flatten(params: dict) -> dict[str, Any]:

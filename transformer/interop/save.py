@@ -23,9 +23,10 @@ from transformer.interop.families import FAMILIES
 from transformer.interop.family import Family
 from transformer.interop.fields import Fields
 from transformer.interop.files import CONFIG
-from transformer.interop.load import flatten, shapes
+from transformer.interop.load import flatten
 from transformer.interop.rows import Row
 from transformer.models.config import DTYPES, ModelConfig, Position, Scaling, Stack
+from transformer.models.ledger import shapes
 from transformer.models.transformer import Transformer
 
 SHOWN = 3  # differences that an error lists

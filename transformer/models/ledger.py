@@ -6,7 +6,10 @@ Nothing here allocates a parameter, so a model of any size can be counted anywhe
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import types
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -132,13 +135,15 @@ def ledger(config: ModelConfig) -> Ledger:
     return Ledger(config, tuple(rows + _readout(config, sizes)))
 
 
-def shapes(config: ModelConfig) -> dict[str, int]:
-    """The parameters of a model, counted from the shapes that its initialisation would give: path to count."""
+@functools.lru_cache(maxsize=8)
+def shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
+    """The shape of every parameter of a model by path, from what its initialisation would give."""
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     source = tokens if config.encoder is not None and config.decoder is not None else None
     variables = jax.eval_shape(Transformer(config).init, jax.random.key(0), tokens, source=source)
     leaves, _ = jax.tree_util.tree_flatten_with_path(variables["params"])
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): math.prod(leaf.shape) for path, leaf in leaves}
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+    return types.MappingProxyType(named)
 
 
 def _roles(config: ModelConfig) -> dict[str, Stack]:

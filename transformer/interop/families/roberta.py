@@ -36,8 +36,13 @@ def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
     if config.readout.transform and config.encoder.mlp.activation != "gelu":
         raise ValueError(f"encoder.mlp.activation={config.encoder.mlp.activation!r} below a read-out with transform")
     offset = config.encoder.position.offset
-    if ids.get("pad_token_id", offset - 1) != offset - 1 or offset == 0:
-        raise ValueError(f"encoder.position.offset={offset}, which is the id of padding plus 1")
+    if offset == 0:
+        raise ValueError("encoder.position.offset=0, which is the id of padding plus 1")
+    if (pad := ids.get("pad_token_id", offset - 1)) != offset - 1:
+        raise ValueError(
+            f"encoder.position.offset={offset} makes {offset - 1} the id of padding, but the tokenizer's is {pad}: "
+            "save the model with its own tokenizer"
+        )
     places = {"pad_token_id": offset - 1, "max_position_embeddings": config.length + offset}
     return bert.write(config, ids) | places
 
