@@ -5,8 +5,25 @@ knocked_out, _ = inspection.run(model, params, tokens, patches=inspection.Patch(
 inspection.sites(model)  # every name, its axes and shape
 """
 
+from transformer.inspection.attribution import attribute
+from transformer.inspection.captures import Capture
+from transformer.inspection.names import tap_names
+from transformer.inspection.paths import Node, path_patch
 from transformer.inspection.run import run
 from transformer.inspection.sites import Site, sites
+from transformer.inspection.sweep import sweep
 from transformer.nn.tap import Patch, Taps
 
-__all__ = ["Patch", "Site", "Taps", "run", "sites"]
+__all__ = [
+    "Capture",
+    "Node",
+    "Patch",
+    "Site",
+    "Taps",
+    "attribute",
+    "path_patch",
+    "run",
+    "sites",
+    "sweep",
+    "tap_names",
+]

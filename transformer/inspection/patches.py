@@ -29,13 +29,16 @@ def resolve(patch: Patch, sites: Mapping[str, Site], config: ModelConfig) -> Pat
         raise ValueError(f"patch at {patch.site}: mode={patch.mode!r} is unknown; choose one of {', '.join(MODES)}")
     depth = getattr(config, name.split("/")[0]).depth if "*" in name else None
     head = head_axis(axes)
+    stacked = None if layer is not None and patch.layer is None else depth  # of one layer's site there is no stack
     return patch.replace(
         site=name,
-        value=_fit("value", _number(patch.value, patch.site), patch.site, shape),
+        value=_fit("value", _number(patch.value, patch.site), patch.site, shape, stacked),
         layer=_index("layer", layer, depth, patch.site),
         head=_index("head", patch.head, None if head is None else shape[head], patch.site),
         position=_index("position", patch.position, shape[position_axis(axes)], patch.site),
-        mask=None if patch.mask is None else _fit("mask", _booleans(patch.mask, patch.site), patch.site, shape),
+        mask=None
+        if patch.mask is None
+        else _fit("mask", _booleans(patch.mask, patch.site), patch.site, shape, stacked),
     )
 
 
@@ -87,9 +90,14 @@ def _booleans(mask: jax.Array, site: str) -> jax.Array | np.ndarray:
     return mask
 
 
-def _fit(argument: str, array: jax.Array | np.ndarray, site: str, shape: tuple[int, ...]) -> jax.Array | np.ndarray:
-    """The array, if it broadcasts to the shape."""
+def _fit(
+    argument: str, array: jax.Array | np.ndarray, site: str, shape: tuple[int, ...], depth: int | None
+) -> jax.Array | np.ndarray:
+    """The array, if it broadcasts to the shape, or, with a depth, has so many layers in front of what does."""
     pairs = zip(array.shape[::-1], shape[::-1], strict=False)
-    if array.ndim > len(shape) or any(size not in (1, whole) for size, whole in pairs):
-        raise ValueError(f"patch at {site}: {argument} of shape {array.shape} does not broadcast to the site's {shape}")
+    layers = array.shape[: max(array.ndim - len(shape), 0)]
+    if layers not in ((), (depth,)) or any(size not in (1, whole) for size, whole in pairs):
+        stacked = "" if depth is None else f", with or without its {depth} layers in front"
+        fits = f"broadcast to the site's {shape}{stacked}"
+        raise ValueError(f"patch at {site}: {argument} of shape {array.shape} does not {fits}")
     return array

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 
 import jax
 
+from transformer.inspection.captures import Capture, readers
 from transformer.inspection.patches import resolve
-from transformer.inspection.sites import discover, layered
+from transformer.inspection.sites import discover, split_flags
 from transformer.models.transformer import Transformer
-from transformer.nn.tap import Patch, Tap, Taps, match
+from transformer.nn.tap import Patch, Tap, Taps
 
 
 def run(
@@ -18,7 +19,7 @@ def run(
     params,
     tokens: jax.Array,
     *,
-    capture: Iterable[str] | str = (),
+    capture: Iterable[Capture | str] | Capture | str = (),
     patches: Iterable[Patch] | Patch = (),
     **model_arguments,
 ) -> tuple[jax.Array, Taps]:
@@ -38,7 +39,7 @@ def run(
       params: the tree under `"params"`.
       tokens: `[B, T]` ids.
       capture: names of sites, or globs over them: `*` is anything within one step of a name, `**` anything. Of a
-        layered site only the matching layers are kept in memory.
+        layered site only the matching layers are kept in memory; a `Capture` chooses heads, positions and dtype too.
       patches: one, or several that are applied in this order, each before its site is captured. A site is
         `decoder/3/pattern`, or `decoder/*/pattern` with the patch's `layer`, or without it in every layer.
       **model_arguments: as in `Transformer.__call__`, and `rngs`; booleans are compiled in.
@@ -49,23 +50,18 @@ def run(
     Raises:
       ValueError: if a glob matches no site, or a patch does not fit (see `inspection.patches.resolve`).
     """
-    flags = {name: value for name, value in model_arguments.items() if isinstance(value, bool)}
-    arrays = {name: value for name, value in model_arguments.items() if name not in flags}
-    flags = tuple(sorted(flags.items()))
+    arrays, flags = split_flags(model_arguments)
     patches = (patches,) if isinstance(patches, Patch) else tuple(patches)
     if patches:
         found = discover(model, params, tokens, arrays, flags)
         patches = tuple(resolve(patch, found, model.config) for patch in patches)
-    capture = (capture,) if isinstance(capture, str) else tuple(capture)
+    capture = (capture,) if isinstance(capture, (Capture, str)) else tuple(capture)
     return _run(params, tokens, patches, arrays, model=model, capture=capture, flags=flags)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "capture", "flags"))
 def _run(params, tokens, patches, arrays, *, model, capture, flags):
-    names = ()
-    if capture:
-        found = discover(model, params, tokens, arrays, flags)
-        names = match(capture, [name for _, name in layered(found, model.config)])
-    tap = Tap(names, patches)
+    reads = readers(capture, discover(model, params, tokens, arrays, flags), model.config) if capture else ()
+    tap = Tap(reads, patches)
     out = model.apply({"params": params}, tokens, tap=tap, **arrays, **dict(flags))
     return out, tap.taps()

@@ -52,6 +52,12 @@ def discover(model: Transformer, params, tokens: jax.Array, arguments: dict, fla
     return {site: Site(SITES[site], shapes[site], array.dtype) for site, array in taps.stacked().items()}
 
 
+def split_flags(model_arguments: dict) -> tuple[dict, tuple[tuple[str, bool], ...]]:
+    """The arguments of a model's call that are traced, and the booleans, which are compiled in."""
+    flags = {name: value for name, value in model_arguments.items() if isinstance(value, bool)}
+    return {name: value for name, value in model_arguments.items() if name not in flags}, tuple(sorted(flags.items()))
+
+
 def layered(names: Iterable[str], config: ModelConfig) -> list[tuple[str, str]]:
     """Pairs of a site and its name in one layer, in forward order, for each layer that the model has.
 

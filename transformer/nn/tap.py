@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import flax.struct
 import jax
@@ -49,6 +49,7 @@ def _stack_sites(role: str) -> dict[str, str]:
 
 SITES = {**_stack_sites("encoder"), **_stack_sites("decoder"), "logits": "BTV"}
 MODES = ("set", "add", "scale")
+Reader = Callable[[jax.Array], jax.Array]
 _LAYERED = re.compile(r"(encoder|decoder)/(0|[1-9]\d*|\*)/(.+)")
 _ORDER = {site: index for index, site in enumerate(SITES)}
 
@@ -63,11 +64,12 @@ class Patch:
 
     Attributes:
       site: a name such as `decoder/2/pattern`, or `decoder/*/pattern` with `layer` (None: every layer).
-      value: broadcasts to the site's array.
+      value: broadcasts to the site's array; at `decoder/*/pattern` it may have one axis more in front, its layers, as
+        what another run captured has.
       mode: `set`, `add` or `scale`.
       layer, head, position: scalar integers, negative ones from the end, or None for all. A key or value head counts
         among G; a position counts along T, or along S at sites that have no T.
-      mask: booleans that broadcast to the site's array, True = patched; None for everywhere.
+      mask: booleans, True = patched, with the axes that `value` may have; None for everywhere.
     """
 
     site: str = flax.struct.field(pytree_node=False)
@@ -80,15 +82,21 @@ class Patch:
 
     def apply(self, x: jax.Array, axes: str, layer: jax.Array | None = None) -> jax.Array:
         """`x`, an array with these axes, after the patch; `layer` is where the stack is now."""
-        where = jnp.ones((), bool) if self.mask is None else self.mask
+        value, mask = (_of_layer(array, axes, layer) for array in (self.value, self.mask))
+        where = jnp.ones((), bool) if mask is None else mask
         if self.layer is not None:
             where = jnp.logical_and(where, self.layer == layer)
         for index, axis in ((self.head, head_axis(axes)), (self.position, position_axis(axes))):
             if index is not None:
                 where = jnp.logical_and(where, jax.lax.broadcasted_iota(jnp.int32, x.shape, axis) == index)
-        value = jnp.asarray(self.value, x.dtype)
+        value = jnp.asarray(value, x.dtype)
         new = {"set": lambda: value, "add": lambda: x + value, "scale": lambda: x * value}[self.mode]()
         return jnp.where(where, new, x)
+
+
+def _of_layer(array: jax.Array | float | None, axes: str, layer: jax.Array | None) -> jax.Array | float | None:
+    """The layer's own part of an array that has a layers' axis before a site's axes."""
+    return jnp.asarray(array)[layer] if layer is not None and np.ndim(array) > len(axes) else array
 
 
 def head_axis(axes: str) -> int | None:
@@ -105,12 +113,19 @@ class Tap:
     """Reads and replaces at the sites of one scope, for one trace.
 
     Args:
-      capture: full names of the sites to read, each layer by its number.
+      capture: full names of the sites to read, each layer by its number; in a mapping, what is kept of each site is
+        what its reader returns, such as `{"decoder/0/pattern": jnp.max}`. None keeps the array itself.
       patches: applied in order, before the site is read; sites by full name with `*` for the layer.
     """
 
-    def __init__(self, capture: Iterable[str] = (), patches: Iterable[Patch] = (), prefix: str = "", layer=None):
-        self.capture = frozenset(capture)
+    def __init__(
+        self,
+        capture: Iterable[str] | Mapping[str, Reader | None] = (),
+        patches: Iterable[Patch] = (),
+        prefix: str = "",
+        layer=None,
+    ):
+        self.capture = dict(capture) if isinstance(capture, Mapping) else dict.fromkeys(capture)
         self.patches = tuple(patches)
         self.prefix = prefix
         self.layer = layer
@@ -122,7 +137,8 @@ class Tap:
             if patch.site == site:
                 x = patch.apply(x, SITES[site], self.layer)
         if site in self.capture:
-            self.captured[site] = x
+            reader = self.capture[site]
+            self.captured[site] = x if reader is None else reader(x)
         return x
 
     def wants(self, name: str) -> bool:
@@ -137,9 +153,17 @@ class Tap:
         return child
 
     def at_layer(self, role: str, layer: jax.Array | int) -> Tap:
-        """A fresh tap inside one layer, which the stack empties into its buffers with `layers_of` and `store`."""
-        names = {split(site)[0] for site in self.capture if site.startswith(f"{role}/")}
-        return Tap(names, self.patches, f"{role}/*/", layer)
+        """A fresh tap inside one layer, which the stack empties into its buffers with `layers_of` and `store`.
+
+        Raises:
+          ValueError: if the layers of one site have different readers, which one scanned block cannot have.
+        """
+        readers: dict[str, Reader | None] = {}
+        for name, reader in self.capture.items():
+            site = split(name)[0]
+            if name.startswith(f"{role}/") and readers.setdefault(site, reader) != reader:
+                raise ValueError(f"{site} is captured in two ways: ask the same of each layer, or run once for each")
+        return Tap(readers, self.patches, f"{role}/*/", layer)
 
     def layers_of(self, site: str) -> tuple[int, ...]:
         """The captured layers of a site such as `decoder/*/pattern`."""
