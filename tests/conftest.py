@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 
+import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -55,6 +56,16 @@ def get_config():
         prompts=("the", "one", "two"),
     ).mutable()
 """
+
+
+@pytest.fixture
+def quick_to_compile():
+    """Compiling small models is what takes time; programs that are not optimised round no worse."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,27 @@ def test_every_mode_at_every_site_agrees_with_numpy(build, reference, shift):
         np.testing.assert_allclose(taps[site], expected.taps[site], rtol=1e-3, atol=1e-3, err_msg=site)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_value_and_a_mask_may_have_a_part_for_each_layer(build, reference, mode):
+    model, params, tokens, _ = build("decoder", depth=3)
+    draw = np.random.default_rng(3)
+    value, mask = draw.normal(size=(3, 1, 5, 4, 6)), draw.random((3, 2, 5, 1, 1)) < 0.5
+    patch = Patch("decoder/*/mixed", value, mode, head=2, mask=mask)
+
+    def edit(site, x):
+        if not site.endswith("/mixed"):
+            return x
+        layer = int(site.split("/")[1])
+        new = {"set": value[layer], "add": x + value[layer], "scale": x * value[layer]}[mode]
+        return np.where(mask[layer] & (np.arange(4) == 2)[:, None], new, x)
+
+    logits, _ = inspection.run(model, params, tokens, patches=patch)
+    np.testing.assert_allclose(logits, reference(model, params, edit)(tokens), rtol=3e-4, atol=3e-4)
+    only = lambda site, x: edit(site, x) if site == "decoder/1/mixed" else x  # noqa: E731
+    logits, _ = inspection.run(model, params, tokens, patches=patch.replace(layer=1))
+    np.testing.assert_allclose(logits, reference(model, params, only)(tokens), rtol=3e-4, atol=3e-4)
+
+
 @pytest.mark.parametrize("mode, value", [("scale", 1.0), ("add", 0.0)])
 def test_patches_that_say_nothing_change_nothing(build, reference, mode, value):
     model, params, tokens, _ = build("decoder")
@@ -143,7 +164,9 @@ def test_the_gradient_through_a_patch_is_the_slope_of_the_numpy_model(build, ref
         ),
         (Patch("decoder/1/output", mode="ablate"), r"mode='ablate' is unknown; choose one of set, add, scale"),
         (Patch("decoder/1/output", np.ones(3)), r"value of shape \(3,\) does not broadcast to the site's \(2, 5, 8\)"),
-        (Patch("decoder/1/output", np.ones((1, 2, 5, 8))), r"value of shape \(1, 2, 5, 8\) does not broadcast"),
+        (Patch("decoder/1/output", np.ones((2, 2, 5, 8))), r"value of shape \(2, 2, 5, 8\) does not broadcast"),
+        (Patch("decoder/*/output", np.ones((3, 2, 5, 8))), r"to the site's \(2, 5, 8\), with or without its 2 layers"),
+        (Patch("logits", np.ones((2, 2, 5, 11))), r"value of shape \(2, 2, 5, 11\) does not broadcast to the site's"),
         (Patch("decoder/1/output", mask=np.ones((5, 2), bool)), r"mask of shape \(5, 2\) does not broadcast"),
         (Patch("decoder/1/output", mask=np.ones(8)), r"mask must be booleans, not float64"),
         (Patch("decoder/*/mlp/*"), r"'decoder/\*/mlp/\*' is a pattern: .* decoder/\*/mlp/inner, decoder/\*/mlp/outer"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,8 +55,8 @@ def model(roles: str):
     return Transformer(ModelConfig(vocab=11, width=8, **dict.fromkeys(roles.split(), part)))
 
 
-def programs(roles: str, **tapped) -> list[str]:
-    """The forward pass and the gradient of a training loss, as they are handed to the compiler."""
+def programs(roles: str, compile: bool = False, **tapped) -> list[str]:
+    """The forward pass and the gradient of a training loss, as they are handed to the compiler or as it leaves them."""
     tokens = jnp.zeros((2, 3), jnp.int32)
     arguments = {"source": tokens} if len(roles.split()) == 2 else {}
     network = model(roles)
@@ -67,7 +69,8 @@ def programs(roles: str, **tapped) -> list[str]:
         rngs = {"dropout": jax.random.key(1)}
         return jnp.sum(network.apply({"params": params}, tokens, train=True, rngs=rngs, **arguments, **tapped))
 
-    return [jax.jit(f).lower(params, tokens).as_text() for f in (forward, jax.grad(loss))]
+    lowered = [jax.jit(f).lower(params, tokens) for f in (forward, jax.grad(loss))]
+    return [(program.compile() if compile else program).as_text() for program in lowered]
 
 
 @pytest.mark.parametrize("roles", ["decoder", "encoder", "encoder decoder"])
@@ -79,6 +82,43 @@ def test_unused_taps_leave_the_program_as_it_is_without_taps(roles, monkeypatch)
     monkeypatch.setattr(Tap, "__call__", lambda self, name, x: x)
     monkeypatch.setattr(Tap, "wants", lambda self, name: False)
     assert programs(roles) == plain
+
+
+def test_unused_taps_leave_the_compiled_program_as_it_is(monkeypatch):
+    # An encoder-decoder has every kind of site; the layer scan, dropout and the gradient are in the second program.
+    def compiled(**tapped):
+        texts = programs("encoder decoder", compile=True, **tapped)
+        # Which line of this file called what is no part of the program.
+        return [re.sub(r", metadata=\{[^}]*\}|^\d+ (\{.*\}|\".*\")$", "", text, flags=re.MULTILINE) for text in texts]
+
+    plain = compiled()
+    assert compiled(tap=Tap()) == plain
+    monkeypatch.setattr(Tap, "__call__", lambda self, name, x: x)
+    assert compiled() == plain
+
+
+def test_readers_keep_what_they_return():
+    tap = Tap({"decoder/embedding": jnp.sum, "logits": None, "decoder/1/key": jnp.max, "decoder/0/key": jnp.max})
+    x = jnp.arange(6.0).reshape(1, 2, 3)
+    assert tap("decoder/embedding", x) is x and tap("logits", x) is x
+    assert tap.taps()["decoder/embedding"] == 15 and tap.taps()["logits"] is x
+    inner = tap.at_layer("decoder", 0)
+    assert inner("key", x) is x and inner.captured == {"decoder/*/key": 5}
+    with pytest.raises(ValueError, match=r"decoder/\*/key is captured in two ways: ask the same of each layer"):
+        Tap({"decoder/1/key": jnp.max, "decoder/0/key": None}).at_layer("decoder", 0)
+
+
+def test_a_model_reduces_each_layer_where_it_stands():
+    tokens = jnp.arange(6).reshape(2, 3)
+    network = model("decoder")
+    params = network.init(jax.random.key(0), tokens)["params"]
+    sites = [f"decoder/{layer}/pattern" for layer in (0, 1)]
+    whole, reduced = Tap(sites), Tap(dict.fromkeys(sites, lambda x: x.max(axis=(0, 2, 3))))
+    for tap in (whole, reduced):
+        network.apply({"params": params}, tokens, tap=tap)
+    kept = reduced.taps().stacked()["decoder/*/pattern"]
+    np.testing.assert_allclose(kept, whole.taps()["decoder/*/pattern"].max(axis=(1, 3, 4)))
+    assert kept.shape == (2, 2)
 
 
 @pytest.fixture

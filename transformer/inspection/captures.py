@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Iterable, Mapping
 
 import jax
@@ -117,11 +118,11 @@ def _indices(site: str, argument: str, value: Indices | None) -> tuple[int, ...]
     if value is None:
         return None
     try:
-        indices = tuple(value) if isinstance(value, Iterable) else (value,)
-        indices = tuple(index.__index__() for index in indices)
-    except (AttributeError, TypeError):
-        raise ValueError(f"capture {site}: {argument}={value!r} must be an integer or several") from None
-    if not indices or any(isinstance(index, bool) for index in indices):
+        given = tuple(value) if isinstance(value, Iterable) else (value,)
+        indices = tuple(operator.index(index) for index in given)
+    except TypeError:
+        indices = given = ()
+    if not indices or any(isinstance(index, bool) for index in given):
         raise ValueError(f"capture {site}: {argument}={value!r} must be an integer or several, or None for all")
     return indices
 

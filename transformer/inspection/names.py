@@ -86,10 +86,11 @@ def tap_names(convention: str, config: ModelConfig | None = None) -> Names:
     if convention not in CONVENTIONS:
         raise ValueError(f"convention={convention!r} is unknown; choose one of {', '.join(CONVENTIONS)}")
     if config is None:
-        return Names(_stack("decoder", None, "blocks", "attn") | _ends("decoder"))
+        return Names(_stack("decoder", None, "blocks", "attn") | _ends("decoder", None))
     if config.encoder is None or config.decoder is None:
         role = "decoder" if config.encoder is None else "encoder"
-        return Names(_stack(role, getattr(config, role), "blocks", "attn") | _ends(role))
+        stack = getattr(config, role)
+        return Names(_stack(role, stack, "blocks", "attn") | _ends(role, stack))
     encoder = _stack("encoder", config.encoder, "encoder_blocks", "attn")
     decoder = _stack("decoder", config.decoder, "decoder_blocks", "self_attn")
     crossing = {f"decoder/*/cross/{ours}": f"decoder_blocks.*.cross_attn.{name}" for ours, name in _ATTENTION.items()}
@@ -100,9 +101,11 @@ def tap_names(convention: str, config: ModelConfig | None = None) -> Names:
     return Names(encoder | decoder | crossing | final | {"logits": "unembed.hook_out"})
 
 
-def _ends(role: str) -> dict[str, str]:
+def _ends(role: str, stack: Stack | None) -> dict[str, str]:
+    """The sites of a lone stack outside its layers."""
     return {
-        f"{role}/embedding": "hook_embed",
+        # With a norm on the embeddings, their hook_embed comes after it, and ours before.
+        f"{role}/embedding": "embed.hook_out" if stack is not None and stack.embedding_norm else "hook_embed",
         f"{role}/positions": "hook_pos_embed",
         f"{role}/final_norm": "ln_final.hook_out",
         "logits": "unembed.hook_out",
