@@ -47,7 +47,10 @@ def test_names_and_sites_are_one_to_one_and_every_site_exists(name):
         ("pythia-70m", "decoder/3/residual_mid", None),  # a parallel block has none
         ("bert-base", "encoder/2/pattern", "blocks.2.attn.hook_pattern"),
         ("bert-base", "encoder/2/residual_mid", None),  # theirs comes before the norm
-        ("bert-base", "encoder/embedding", "embed.hook_out"),
+        ("bert-base", "encoder/embedding", None),  # ours has the token types in it
+        ("bert-base", "encoder/2/output", None),  # theirs has the residual in it
+        ("gemma2-2b", "logits", None),  # theirs are not capped
+        ("llama2-7b", "logits", "unembed.hook_out"),
         ("t5-small", "encoder/2/pattern", "encoder_blocks.2.attn.hook_pattern"),
         ("t5-small", "decoder/2/pattern", "decoder_blocks.2.self_attn.hook_pattern"),
         ("t5-small", "decoder/2/cross/mixed", "decoder_blocks.2.cross_attn.hook_z"),

@@ -5,11 +5,11 @@
     _, taps = inspection.run(model, params, tokens, capture=names.site("blocks.*.attn.hook_pattern"))
     cache = names.rename(taps)  # {"blocks.0.attn.hook_pattern": [B, H, T, S], ...}
 
-Source of TransformerLens's names: its version 4.3, `model_bridge/bridge_core.py`, `generalized_components/` and
-`supported_architectures/`; those of decoders have been the same since version 1.
+Source of TransformerLens's names: its version 4.3, whose caches of small GPT-2, Llama, Gemma 2, GPT-NeoX, BERT and T5
+models hold the same numbers under them, up to rounding; those of decoders have been the same since version 1.
 
-Two sites of one name can still differ: TransformerLens masks `hook_attn_scores` with -inf where ours are not masked
-yet. A site whose counterpart is another array altogether has none here.
+Where a query may not attend, `hook_attn_scores` is masked and our scores are not yet. A site whose counterpart is
+another array altogether has none here.
 """
 
 from __future__ import annotations
@@ -86,11 +86,10 @@ def tap_names(convention: str, config: ModelConfig | None = None) -> Names:
     if convention not in CONVENTIONS:
         raise ValueError(f"convention={convention!r} is unknown; choose one of {', '.join(CONVENTIONS)}")
     if config is None:
-        return Names(_stack("decoder", None, "blocks", "attn") | _ends("decoder", None))
+        return Names(_stack("decoder", None, "blocks", "attn") | _ends("decoder", None, None))
     if config.encoder is None or config.decoder is None:
         role = "decoder" if config.encoder is None else "encoder"
-        stack = getattr(config, role)
-        return Names(_stack(role, stack, "blocks", "attn") | _ends(role, stack))
+        return Names(_stack(role, getattr(config, role), "blocks", "attn") | _ends(role, getattr(config, role), config))
     encoder = _stack("encoder", config.encoder, "encoder_blocks", "attn")
     decoder = _stack("decoder", config.decoder, "decoder_blocks", "self_attn")
     crossing = {f"decoder/*/cross/{ours}": f"decoder_blocks.*.cross_attn.{name}" for ours, name in _ATTENTION.items()}
@@ -98,29 +97,36 @@ def tap_names(convention: str, config: ModelConfig | None = None) -> Names:
     if config.decoder.norm_placement != "post":
         crossing["decoder/*/residual_cross"] = "decoder_blocks.*.hook_resid_mid2"
     final = {f"{role}/final_norm": f"{role}_ln_final.hook_out" for role in ("encoder", "decoder")}
-    return Names(encoder | decoder | crossing | final | {"logits": "unembed.hook_out"})
+    return Names(encoder | decoder | crossing | final | _logits(config))
 
 
-def _ends(role: str, stack: Stack | None) -> dict[str, str]:
+def _ends(role: str, stack: Stack | None, config: ModelConfig | None) -> dict[str, str]:
     """The sites of a lone stack outside its layers."""
-    return {
+    table = {f"{role}/positions": "hook_pos_embed"}
+    if config is None or not config.token_types:
         # With a norm on the embeddings, their hook_embed comes after it, and ours before.
-        f"{role}/embedding": "embed.hook_out" if stack is not None and stack.embedding_norm else "hook_embed",
-        f"{role}/positions": "hook_pos_embed",
-        f"{role}/final_norm": "ln_final.hook_out",
-        "logits": "unembed.hook_out",
-    }
+        table[f"{role}/embedding"] = "embed.hook_out" if stack is not None and stack.embedding_norm else "hook_embed"
+    if stack is None or stack.norm_placement != "post":
+        table[f"{role}/final_norm"] = "ln_final.hook_out"
+    return table | _logits(config)
+
+
+def _logits(config: ModelConfig | None) -> dict[str, str]:
+    """Theirs come before a cap."""
+    return {} if config is not None and config.readout.softcap else {"logits": "unembed.hook_out"}
 
 
 def _stack(role: str, stack: Stack | None, blocks: str, attention: str) -> dict[str, str]:
     """The sites of a stack's layers; None is a pre-norm one whose queries and keys do not turn."""
     heads = _ATTENTION | (_TURNED if stack is not None and stack.position.kind == "rotary" else {})
     table = {ours: f"{attention}.{name}" for ours, name in heads.items()}
-    # Where a norm follows a half, their hook_attn_out and hook_mlp_out come after it, and these before.
-    normed = stack is not None and stack.norm_placement == "both"
-    table["output"] = f"{attention}.hook_out" if normed else "hook_attn_out"
-    table["mlp/outer"] = "mlp.hook_out" if normed else "hook_mlp_out"
+    placement = "pre" if stack is None else stack.norm_placement
+    # Where a norm follows a half before it is added, their hook_attn_out and hook_mlp_out come after it, ours before.
+    table["output"] = f"{attention}.hook_out" if placement == "both" else "hook_attn_out"
+    table["mlp/outer"] = "mlp.hook_out" if placement == "both" else "hook_mlp_out"
     table |= {"residual_pre": "hook_resid_pre", "mlp/inner": "mlp.hook_post", "residual_post": "hook_resid_post"}
-    if stack is None or (stack.norm_placement != "post" and not stack.parallel):
+    if placement == "post":  # their BERT has the residual in the one, and in the other no scores that give its pattern
+        del table["output"], table["scores"]
+    elif stack is None or not stack.parallel:
         table["residual_mid"] = "hook_resid_mid"
     return {f"{role}/*/{ours}": f"{blocks}.*.{name}" for ours, name in table.items()}
