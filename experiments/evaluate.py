@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import command, loading
+from experiments import command, generated, loading
 from transformer import data, training
 
 WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
@@ -60,6 +60,7 @@ def main() -> None:
 def _on_validation(trained: loading.Trained, source: Path) -> dict[str, float]:
     if trained.experiment is None:
         raise ValueError(f"{source} is a pretrained model without a validation split: give a file with --text=FILE")
+    generated.refuse(trained.experiment)
     corpus = data.load(source / "data")
     batches = data.validation_batches(corpus, batch_size=_rows(trained, corpus.length, ROWS))
     return _measure(trained, batches, corpus.validation_bytes)

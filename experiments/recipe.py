@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import typing
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
+from experiments import command
 from experiments.experiment import Experiment, check_field, without_none
 
 
@@ -32,6 +36,14 @@ def build(holder: flags.FlagHolder) -> Experiment:
     except OSError as error:  # the flag library keeps what went wrong until the recipe is looked at
         reason = str(error).strip().splitlines()[-1].strip()
         raise ValueError(f"--config: {reason}; give a recipe, such as experiments/configs/stdlib.py") from error
+
+
+def run(main: Callable[[], int | None], default: str | Path) -> None:
+    """Run a script on the recipe `default` where the command line names none."""
+    # The library would read a flag's default while the flag is being defined, where errors have no one to catch them.
+    if not any(argument.lstrip("-").split("=")[0] == "config" for argument in sys.argv[1:]):
+        sys.argv.insert(1, f"--config={default}")
+    command.run(main, check_override)
 
 
 def check_override(name: str) -> None:

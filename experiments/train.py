@@ -13,24 +13,18 @@ runs, save, and leave.
 
 from __future__ import annotations
 
-import fcntl
-import shutil
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 from rich.console import Console
 
-from experiments import command, loading, recipe, writing
+from experiments import command, generated, loading, recipe, running, writing
 from experiments.experiment import Experiment
 from transformer import data, models, text, training
-from transformer.training import integrity, metrics, optimizers, parallel, recipes, utilisation
+from transformer.training import metrics, parallel, utilisation
 
 CONFIG = recipe.define()
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the tokenised corpus go.")
@@ -41,14 +35,15 @@ WANDB = flags.DEFINE_string("wandb", None, "Also log to this Weights & Biases pr
 
 def main() -> None:
     experiment = recipe.build(CONFIG)
+    generated.refuse(experiment)
     if not WORKDIR.value:  # an empty one would be the current folder
         raise ValueError("--workdir is missing: say where the run goes, such as --workdir=runs/NAME")
     workdir, console = Path(WORKDIR.value), writing.console()
     parallel.check(experiment.training.batch_size, experiment.training.accumulation)
     metrics.extras(TENSORBOARD.value, WANDB.value)
     with ExitStack() as held:
-        with _removed_if_refused(workdir):
-            held.enter_context(_locked(workdir))
+        with running.removed_if_refused(workdir):
+            held.enter_context(running.locked(workdir))
             experiment, params, tokenizer = _begin(experiment, workdir)
             corpus = data.prepare(experiment.data, workdir / "data", tokenizer)
             experiment.check_vocabulary(corpus.tokenizer.size)
@@ -56,7 +51,7 @@ def main() -> None:
             run = Run(experiment, corpus, workdir, console)
             run.restore(params)
             del params
-        with _signals() as received:
+        with running.signals() as received:
             trained = run.train(stop=lambda: bool(received))
     if received:
         raise command.Interrupted(received[0], f"at step {trained.step}; the same command goes on from there")
@@ -77,47 +72,12 @@ def _begin(experiment: Experiment, workdir: Path) -> tuple[Experiment, dict | No
     return experiment.beginning_with(begun.model, begun.data.tokenizer.folder), None, text.load(workdir / "data")
 
 
-class Run:
+class Run(running.Run):
     """An experiment on its corpus: everything that the loop needs, built from the recipe."""
 
     def __init__(self, experiment: Experiment, corpus: data.Corpus, workdir: Path, console: Console):
-        config = experiment.training
-        self.experiment, self.corpus, self.workdir, self.console = experiment, corpus, workdir, console
-        self.model = models.Transformer(experiment.model)
-        self.optimizer = optimizers.build(config.optimizer, config.steps)
-        losses = {"smoothing": config.label_smoothing, "z_loss": config.z_loss}
-        objective = partial(training.next_token, self.model, chunk=config.loss_chunk)
-        step = partial(
-            training.train_step, loss_fn=objective(**losses), optimizer=self.optimizer,
-            accumulation=config.accumulation, seed=experiment.seed, ema=config.ema,
-        )  # fmt: skip
-        evaluation = partial(training.evaluation_step, loss_fn=objective())
-        self.parallel = parallel.build(PARALLEL.value, step, evaluation)
-        self.recipe = {"config": experiment.dictionary(), "data": dict(corpus.recipe)}
-        self.state = None
-
-    def restore(self, params: dict | None = None) -> None:
-        """Take up the last checkpoint, or begin anew, with these parameters or with random ones."""
-        abstract = jax.eval_shape(self._initial)
-        with training.Checkpoints(self.workdir, self.experiment.training.keep) as checkpoints:
-            try:
-                restored = checkpoints.restore(abstract)
-            except integrity.Mismatch:  # names parameters, where a field of the recipe may say why
-                self._refuse_changes(training.load_params(self.workdir).recipe)
-                raise
-        if restored is None:
-            self.state = self.parallel.place_state(jax.jit(self._initial)(params))
-            return
-        self._refuse_changes(restored.recipe)
-        self.state = self.parallel.place_state(restored.state)
-        self.console.print(f"resuming {self.workdir} at step {restored.step}")
-
-    def _refuse_changes(self, saved: dict[str, Any]) -> None:
-        """Raises ValueError, naming what differs, unless a checkpoint's recipe is this one."""
-        data.check_fingerprint(saved["data"], self.recipe["data"])
-        changes = recipes.compare(saved["config"], self.recipe["config"])
-        if changes:
-            raise ValueError(f"{self.workdir} holds a run of another recipe: {'; '.join(changes)}; use a new --workdir")
+        super().__init__(experiment, corpus.recipe, workdir, console, PARALLEL.value)
+        self.corpus = corpus
 
     def train(self, stop: Callable[[], bool] = lambda: False) -> loading.Trained:
         """Run the loop to its end or until told to stop, and return the model; at the end, say how good it is."""
@@ -132,7 +92,8 @@ class Run:
         ):
             self.state, results = training.train(
                 self.state, config=config, parallel=self.parallel, batches=batches, evaluate=self._evaluate,
-                checkpoints=checkpoints, recipe=self.recipe, writer=writer, report=bar, rates=self._rates(), stop=stop,
+                checkpoints=checkpoints, recipe=self.recipe, writer=writer, report=bar, rates=self._rates(),
+                observe=self.heads, stop=stop,
             )  # fmt: skip
         params = self.state.params if self.state.ema is None else self.state.ema
         step = int(self.state.step)
@@ -147,12 +108,6 @@ class Run:
             f"perplexity {results['perplexity']:.2f}, {results['tokens']:,.0f} tokens"
         )
         return trained
-
-    def _initial(self, params: dict | None = None) -> training.State:
-        if params is None:
-            tokens = jnp.zeros((1, 1), jnp.int32)
-            params = self.model.init(jax.random.key(self.experiment.seed), tokens)["params"]
-        return training.create(params, self.optimizer, self.experiment.training.ema)
 
     def _evaluate(self, params: dict) -> dict[str, float]:
         """Over the whole validation stream."""
@@ -184,52 +139,6 @@ class Run:
             f"data:  {self.experiment.data.path}, {counts.documents:,} documents, {counts.bytes:,} bytes, "
             f"{counts.tokens:,} tokens to train on; the pipeline alone gives {speed:,.0f} tokens/s"
         )
-
-
-@contextmanager
-def _removed_if_refused(workdir: Path) -> Iterator[None]:
-    """A run that cannot begin leaves nothing behind: directories that were not there before go again."""
-    new = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
-    try:
-        yield
-    except BaseException:
-        if new:
-            shutil.rmtree(workdir, ignore_errors=True)
-        with suppress(OSError):  # not there, or in use by another run meanwhile
-            for parent in new[1:]:
-                parent.rmdir()
-        raise
-
-
-@contextmanager
-def _locked(workdir: Path) -> Iterator[None]:
-    """Hold a working directory, so that two runs never write to one; the lock goes when the process does."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / "lock").open("w") as file:
-        if jax.process_index() == 0:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"{workdir} is in use by another run: wait, or use a new --workdir") from None
-        yield
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The SIGINT or SIGTERM that came, for the loop to look at between steps; a second one ends the process at once."""
-    received: list[int] = []
-
-    def receive(number: int, frame: Any) -> None:
-        received.append(number)
-        for each in before:
-            signal.signal(each, signal.SIG_DFL)
-
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ MAKES, SCRIPTS = ([words for words in COMMANDS if (words[0] == "make") == makes]
 def test_the_commands_are_found():
     assert [words[1] for words in MAKES] == ["train", "test"]
     programs = [words[2] for words in SCRIPTS]
-    names = "train evaluate generate count export generate evaluate train senses"
+    names = "train evaluate generate count export generate evaluate train senses explore induction verdant"
     assert programs == [f"experiments.{name}" for name in names.split()]
     assert all(words[:2] == [".venv/bin/python", "-m"] for words in SCRIPTS)
 
@@ -70,6 +70,9 @@ def test_a_command_works(script, tiny, trained, exported, tmp_path, words):
         "--workdir=runs/exported": f"--workdir={exported}",
         "--config.initial=runs/exported": f"--config.initial={exported}",
         "--stride=128": "--stride=8",  # of a model that reads 16 tokens
+        "--output=runs/page.html": f"--output={tmp_path / 'page.html'}",
+        "--workdir=runs/induction": f"--workdir={tmp_path / 'run'}",
+        "--workdir=runs/verdant": f"--workdir={tmp_path / 'run'}",
     }
     arguments = [folders.get(argument, argument) for argument in arguments]
     assert not any("runs/" in argument for argument in arguments)
@@ -87,6 +90,9 @@ def test_a_command_works(script, tiny, trained, exported, tmp_path, words):
         "count": "174,604,259,328",
         "export": " as llama",
         "senses": "15 times 'mole': burrow, chemistry, skin",
+        "explore": "page.html: ",
+        "induction": "induction",
+        "verdant": "mole",
     }
     assert expected[program.removeprefix("experiments.")] in process.stdout
 
@@ -99,6 +105,8 @@ def test_the_python_works(script, tmp_path):
         "assert jnp.allclose(pattern.sum(-1), 1, atol=1e-5)",
         "assert jnp.abs(changed - logits).max() > 1e-3",
         "assert new.shape == (1, 16), new.shape",
+        "layers, heads = config.decoder.depth, config.decoder.attention.heads",
+        "assert effects.shape == scores.shape == (layers, heads), effects.shape",
         "assert inspection.sites(model)['decoder/0/pattern'].shape == pattern.shape",
         "assert jnp.array_equal(model.apply({'params': params}, tokens), logits) and tokenizer is None",
     ]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import generated
 from experiments.experiment import Experiment
 from transformer import models
 
@@ -13,6 +14,7 @@ FOLDER = Path(__file__).parents[1] / "experiments" / "configs"
 # Parameters of each setting of a recipe. Published are GPT-2 small's, and nanoGPT's without the table of positions.
 SIZES = {
     ("gpt2_small", None): 124_439_808,
+    ("induction", None): 45_248,
     ("shakespeare_char", "nanogpt"): 804_096,
     ("shakespeare_char", "ours"): 812_288,
     ("shakespeare_char", "full"): 10_745_088,
@@ -61,7 +63,9 @@ def test_the_first_setting_is_the_default_and_others_are_refused(name):
 def test_a_recipe_says_how_to_run_it_and_what_to_expect(name):
     text = RECIPES[name].__doc__
     lines = [line.strip() for line in text.splitlines()]
-    commands = [line for line in lines if line.startswith("python -m experiments.train")]
+    path = experiment(name, None).data.path  # of a program that generates what it trains on, or of a corpus
+    program = path.removeprefix(generated.MARK) if path.startswith(generated.MARK) else "train"
+    commands = [line for line in lines if line.startswith(f"python -m experiments.{program} ")]
     assert commands and all(f"--config=experiments/configs/{name}.py" in line for line in commands)
     for word in ("Hardware:", "Time:", "Score:"):
         assert word in text, word

@@ -46,6 +46,7 @@ TABLE = {
     "training.checkpoint_every": ("checkpoints", 3, {}),
     "training.keep": ("checkpoints", 1, {}),
     "training.log_every": ("lines", 2, {}),
+    "training.head_metrics_every": ("heads", 2, {}),
     "training.optimizer.name": ("program", "sgd", {}),
     "training.optimizer.learning_rate": ("program", 0.1, {}),
     "training.optimizer.schedule": ("program", "constant", {}),
@@ -196,7 +197,7 @@ def program(run):
 
 
 def written(run, where):
-    """Steps of lines, evaluations or checkpoints of a run whose steps do nothing."""
+    """Steps of lines, evaluations, checkpoints or heads of a run whose steps do nothing."""
     import jax
     import jax.numpy as jnp
 
@@ -216,7 +217,9 @@ def written(run, where):
     with training.Checkpoints(run.workdir) as checkpoints:
         steps = checkpoints.steps()
     evaluations = [row["step"] for row in rows if "validation_loss" in row]
-    return {"lines": [row["step"] for row in rows], "evaluations": evaluations, "checkpoints": steps}[where]
+    heads = [row["step"] for row in rows if any(name.startswith("heads/") for name in row)]
+    lines = [row["step"] for row in rows]
+    return {"lines": lines, "evaluations": evaluations, "checkpoints": steps, "heads": heads}[where]
 
 
 def digest(content):

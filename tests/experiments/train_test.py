@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import loading
-from transformer.training import metrics
+from transformer.training import metrics, telemetry
 
 TRAIN = "experiments.train"
 TIMED = ("tokens_per_second", "utilisation")
@@ -103,6 +103,8 @@ def test_jit_and_pmap_train_alike_and_resume_each_other(scripts, tiny, tmp_path)
         "--config.model.decoder.dropout=0.0",
         "--config.training.optimizer.schedule=constant",
         "--config.prompts=()",
+        "--config.data.segments=True",
+        "--config.training.head_metrics_every=5",
     ]
 
     def request(kind, name, steps):
@@ -114,7 +116,9 @@ def test_jit_and_pmap_train_alike_and_resume_each_other(scripts, tiny, tmp_path)
         assert process.returncode == 0, process.stderr
         assert "on 4 cpu device(s)" in process.stdout
     first, second = lines(tmp_path / "a"), lines(tmp_path / "b")
-    assert [row["step"] for row in first] == [2, 3, 4, 6, 8, 9, 10, 12]
+    assert [row["step"] for row in first] == [2, 3, 4, 5, 6, 8, 9, 10, 12]
+    heads = {f"heads/decoder/0/{head}/{score}" for head in (0, 1) for score in telemetry.SCORES}
+    assert [row["step"] for row in first if heads <= row.keys()] == [5, 10]
     for row, other in zip(first, second, strict=True):
         assert row.keys() == other.keys()
         for name in row:  # sums over devices are taken in another order

@@ -41,6 +41,7 @@ def test_an_impossible_field_of_the_optimizer_is_named(field, value):
         ("checkpoint_every", 0),
         ("keep", 0),
         ("log_every", 0),
+        ("head_metrics_every", -1),
     ],
 )
 def test_an_impossible_field_of_training_is_named(field, value):

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from transformer import models
+from transformer.inspection import patterns
 from transformer.training import (
     Checkpoints,
     NonFinite,
@@ -24,6 +25,7 @@ from transformer.training import (
     next_token,
     optimizers,
     parallel,
+    telemetry,
     train_step,
 )
 
@@ -160,6 +162,34 @@ def test_only_training_is_timed(tmp_path, monkeypatch):
     np.testing.assert_array_equal([row["doubled"] for row in seen], [2 * row["tokens_per_second"] for row in seen])
 
 
+def test_heads_are_observed_with_the_parameters_and_the_batch_of_the_step_and_not_timed(tmp_path, monkeypatch):
+    clock, observed = [0.0], []
+
+    def observe(params, batch):
+        clock[0] += 100.0
+        observed.append((np.array(params["w"]), jax.tree.map(np.array, batch)))
+        return {"heads/decoder/0/0/entropy": len(observed) / 8, "heads/decoder/0/1/entropy": math.nan}
+
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    config = Training(steps=9, log_every=2, evaluate_every=9, checkpoint_every=9, head_metrics_every=3)
+    slow = (clock.__setitem__(0, clock[0] + 1) or batch for batch in counted())
+    _, seen = run(tmp_path, config, batches=slow, observe=observe)
+    assert [row["step"] for row in seen] == [2, 3, 4, 6, 8, 9]
+    for number, (w, batch) in enumerate(observed, start=1):
+        np.testing.assert_allclose(w, by_hand(3 * number)[-1][2], rtol=1e-5)
+        jax.tree.map(np.testing.assert_array_equal, batch, rows(3 * number - 1))
+    written = {row["step"]: row for row in metrics.read(tmp_path)}
+    assert [step for step, row in written.items() if "heads/decoder/0/0/entropy" in row] == [3, 6, 9]
+    assert written[6]["heads/decoder/0/0/entropy"] == 0.25 and written[6]["heads/decoder/0/1/entropy"] is None
+    counts = [count for _, count, _ in by_hand(9)]  # one second each
+    assert seen[2]["tokens_per_second"] == pytest.approx(counts[3], rel=1e-6)
+
+
+def test_heads_that_nothing_observes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="head_metrics_every=3 cannot work: this run measures no heads"):
+        run(tmp_path, Training(steps=5, head_metrics_every=3))
+
+
 @pytest.mark.parametrize(
     ("bad", "start", "kept", "said"),
     [
@@ -191,13 +221,14 @@ def test_nothing_is_left_to_do_at_the_last_step(tmp_path):
 STACK = models.Stack(depth=1, mlp=None, attention=models.Attention(heads=2, dropout=0.3), dropout=0.2)
 CONFIG = Training(
     steps=8, batch_size=4, accumulation=2, ema=0.9, log_every=3, evaluate_every=4, checkpoint_every=3,
+    head_metrics_every=5,
     optimizer=Optimizer(learning_rate=0.01, warmup=2, weight_decay=0.1),
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def real():
-    """A real model with dropout: its compiled steps, and how its state begins."""
+    """A real model with dropout: its compiled steps, how its state begins, and its heads' measurement."""
     model = models.Transformer(models.ModelConfig(vocab=11, width=8, length=6, decoder=STACK))
     optimizer = optimizers.build(CONFIG.optimizer, CONFIG.steps)
     step = functools.partial(
@@ -209,7 +240,7 @@ def real():
     def start():
         return create(model.init(jax.random.key(0), jnp.zeros((1, 1), int))["params"], optimizer, CONFIG.ema)
 
-    return steps, start
+    return steps, start, telemetry.heads(functools.partial(patterns.totals, model, names=telemetry.SCORES), "jit")
 
 
 def tokens(step):
@@ -223,12 +254,14 @@ def evaluated(steps, params):
 
 
 def test_a_run_that_was_stopped_and_resumed_is_one_that_was_not_bit_for_bit(tmp_path, real):
-    steps, start = real
-    options = {"steps": steps, "evaluate": functools.partial(evaluated, steps)}
+    steps, start, observe = real
+    options = {"steps": steps, "evaluate": functools.partial(evaluated, steps), "observe": observe}
     whole, _ = run(tmp_path / "whole", CONFIG, state=start(), batches=counted(tokens), **options)
     clockless = lambda row: {name: value for name, value in row.items() if name not in TIMED}  # noqa: E731
     expected = [clockless(row) for row in metrics.read(tmp_path / "whole")]
-    assert [row["step"] for row in expected] == [3, 4, 6, 8]
+    assert [row["step"] for row in expected] == [3, 4, 5, 6, 8]
+    heads = {f"heads/decoder/0/{head}/{score}" for head in (0, 1) for score in telemetry.SCORES}
+    assert heads <= expected[2].keys() and not heads & expected[1].keys()
     for stop in (2, 4, 7):
         workdir = tmp_path / str(stop)
         with pytest.raises(KeyboardInterrupt):

@@ -3,8 +3,11 @@
 logits, taps = inspection.run(model, params, tokens, capture=("decoder/*/pattern", "decoder/3/mlp/*"))
 knocked_out, _ = inspection.run(model, params, tokens, patches=inspection.Patch("decoder/3/mixed", 0.0, head=5))
 inspection.sites(model)  # every name, its axes and shape
+
+`explorer`, the page, is imported by itself.
 """
 
+from transformer.inspection import ablation, circuits, directions, lens, patterns, rows, vocabulary
 from transformer.inspection.attribution import attribute
 from transformer.inspection.captures import Capture
 from transformer.inspection.names import tap_names
@@ -20,10 +23,17 @@ __all__ = [
     "Patch",
     "Site",
     "Taps",
+    "ablation",
     "attribute",
+    "circuits",
+    "directions",
+    "lens",
     "path_patch",
+    "patterns",
+    "rows",
     "run",
     "sites",
     "sweep",
     "tap_names",
+    "vocabulary",
 ]

@@ -98,10 +98,13 @@ class Training:
     checkpoint_every: int = 500  # steps
     keep: int = 2  # last checkpoints kept, beside the best
     log_every: int = 10  # steps
+    head_metrics_every: int = 0  # steps between measurements of every head; 0: none
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulation", "evaluate_every", "checkpoint_every", "keep", "log_every"):
             _require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "it must be positive")
+        every = self.head_metrics_every
+        _require(every >= 0, "training.head_metrics_every", every, "it counts steps, or is 0 for never")
         fits = self.batch_size % self.accumulation == 0
         fix = f"it must divide training.batch_size={self.batch_size}"
         _require(fits, "training.accumulation", self.accumulation, fix)

@@ -41,13 +41,15 @@ def train(
     recipe: dict[str, Any],
     writer: Writer,
     report: Report,
+    observe: Callable[[Any, Any], Values] | None = None,
     rates: Callable[[float], Values] = lambda tokens_per_second: {},
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[State, Values]:
     """Steps from `state.step` to `config.steps`, logging, evaluating and saving on the way and at the end.
 
     What is logged is the mean over the steps since the last line, each token weighing the same. A line ends at every
-    checkpoint, so a run that was stopped and resumed writes the lines of one that was not.
+    checkpoint, so a run that was stopped and resumed writes the lines of one that was not; what `observe` and
+    `evaluate` give is of the parameters after the line's last step.
 
     Args:
       state: placed by `parallel`.
@@ -57,6 +59,8 @@ def train(
       evaluate: of placed parameters; its values are logged as `validation_*`, and `loss` decides the best checkpoint.
       checkpoints: where the state is saved, with `recipe`.
       writer, report: receive each line of metrics.
+      observe: of parameters and the batch of the step that made them, both placed; more values to log, at every
+        `config.head_metrics_every` steps.
       rates: more values to log, from tokens per second.
       stop: asked after every step; once it is true, the state is saved and the loop ends.
 
@@ -65,23 +69,31 @@ def train(
 
     Raises:
       NonFinite: if a step was not finite. Nothing is saved after the step before it.
+      ValueError: if `config.head_metrics_every` is set and there is nothing that observes.
     """
+    every = config.head_metrics_every
+    if every and observe is None:
+        raise ValueError(f"training.head_metrics_every={every} cannot work: this run measures no heads; set it to 0")
     step, pending, results, clock, saved = int(state.step), [], {}, _Clock(), int(state.step)
     stopped = False
     while step < config.steps and not stopped:
-        state, metrics = parallel.train(state, parallel.place_batch(next(batches)))
+        batch = parallel.place_batch(next(batches))
+        state, metrics = parallel.train(state, batch)
         step += 1
         pending.append(metrics)
         last, stopped = step == config.steps, stop()
         evaluates = last or step % config.evaluate_every == 0
         saves = last or stopped or step % config.checkpoint_every == 0
-        if not (evaluates or saves or step % config.log_every == 0):
+        observes = every > 0 and step % every == 0
+        if not (evaluates or saves or observes or step % config.log_every == 0):
             continue
 
         values = _mean(jax.device_get(pending), step, saved)
         tokens_per_second = clock.lap(values.pop("tokens"))
         pending.clear()
         values |= {"tokens_per_second": tokens_per_second} | rates(tokens_per_second)
+        if observes:
+            values |= observe(state.params, batch)
         if evaluates:
             results = evaluate(state.params if state.ema is None else state.ema)
             values |= {f"validation_{name}": value for name, value in results.items()}
@@ -90,7 +102,7 @@ def train(
         if saves:
             checkpoints.save(parallel.host_state(state), recipe, values.get("validation_loss"))
             saved = step
-        clock.start()  # evaluations and checkpoints are not training
+        clock.start()  # measurements of heads, evaluations and checkpoints are not training
     return state, results
 
 

@@ -1,0 +1,172 @@
+"""What looking inside costs: capturing every pattern, taps that nothing uses, and measuring heads while training.
+
+    python -m experiments.benchmarks.inspection [--torch]
+
+Method: GPT-2 small with random weights, on random tokens. Programs are warmed up, then timed in turn, `--repeats`
+times; medians are printed, with the lowest and the highest. The plain forward pass forms every pattern too, so a ratio
+says what keeping them costs. Unused taps are compared as programs, not in time: the forward pass as it is handed to the
+compiler, beside one whose taps can do nothing at all. Heads are measured as `training.head_metrics_every` does, with
+the recipe's model and batch; the cost is the time of one measurement over that of `--every` steps. `--torch` repeats
+the first comparison with forward hooks on the same architecture in `transformers`, which the extra `oracle` installs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import runpy
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import command
+from experiments.experiment import Experiment
+from transformer import inspection, models, training
+from transformer.inspection import patterns
+from transformer.nn.tap import Tap
+from transformer.training import optimizers, parallel, telemetry
+
+_DEPTH = flags.DEFINE_integer("depth", 12, "Layers.", lower_bound=1)
+_WIDTH = flags.DEFINE_integer("width", 768, "Width of the residual.", lower_bound=1)
+_HEADS = flags.DEFINE_integer("heads", 12, "Heads of a layer.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 1, "Rows.", lower_bound=1)
+_LENGTH = flags.DEFINE_integer("length", 512, "Tokens in a row.", lower_bound=1)
+_RECIPE = flags.DEFINE_string("recipe", "experiments/configs/stdlib.py", "What is trained while heads are measured.")
+_EVERY = flags.DEFINE_integer("every", 50, "Steps between measurements of heads.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 10, "Timings of which the median counts.", lower_bound=1)
+_TORCH = flags.DEFINE_boolean("torch", False, "Also time forward hooks in PyTorch.")
+
+
+class Nothing(Tap):
+    """A tap that can neither read nor replace."""
+
+    def __call__(self, name: str, x: jax.Array) -> jax.Array:
+        return x
+
+    def wants(self, name: str) -> bool:
+        return False
+
+    def under(self, name: str) -> Nothing:
+        return self
+
+    def at_layer(self, role: str, layer: jax.Array | int) -> Nothing:
+        return self
+
+
+def main() -> None:
+    """Print one line for each program that is timed, and what they come to."""
+    experiment, config = Experiment.build(runpy.run_path(_RECIPE.value)["get_config"]()), _config()
+    print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
+    ids = np.random.default_rng(0).integers(0, config.vocab, (_BATCH.value, _LENGTH.value), np.int32)
+    _capture(models.Transformer(config), jnp.asarray(ids))
+    _train(experiment)
+    if _TORCH.value:
+        _hooks(config, ids)
+
+
+def _config() -> models.ModelConfig:
+    """GPT-2 small, as large as the flags say."""
+    published = models.get("gpt2-small")
+    attention = dataclasses.replace(published.decoder.attention, heads=_HEADS.value)
+    decoder = dataclasses.replace(published.decoder, depth=_DEPTH.value, attention=attention)
+    return dataclasses.replace(published, width=_WIDTH.value, length=_LENGTH.value, decoder=decoder)
+
+
+def _capture(model: models.Transformer, tokens: jax.Array) -> None:
+    params = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
+    plain = jax.jit(lambda params, tokens: model.apply({"params": params}, tokens))
+    untapped = jax.jit(lambda params, tokens: model.apply({"params": params}, tokens, tap=Nothing()))
+    same = plain.lower(params, tokens).as_text() == untapped.lower(params, tokens).as_text()
+    print(f"unused taps: {'the same program' if same else 'ANOTHER PROGRAM'} as without taps")
+    programs = {
+        "forward": lambda: plain(params, tokens),
+        "every pattern": lambda: inspection.run(model, params, tokens, capture="decoder/*/pattern"),
+        "every score": lambda: patterns.totals(model, params, tokens),
+    }
+    _print_ratios(_interleaved(programs))
+
+
+def _train(experiment: Experiment) -> None:
+    config, model = experiment.training, models.Transformer(experiment.model)
+    optimizer = optimizers.build(config.optimizer, config.steps)
+    step = functools.partial(
+        training.train_step, loss_fn=training.next_token(model), optimizer=optimizer,
+        accumulation=config.accumulation, ema=config.ema,
+    )  # fmt: skip
+    steps = parallel.build("jit", step, functools.partial(training.evaluation_step, loss_fn=training.next_token(model)))
+    heads = telemetry.heads(functools.partial(patterns.totals, model, names=telemetry.SCORES), "jit")
+    ids = np.random.default_rng(0).integers(
+        0, model.config.vocab, (config.batch_size, experiment.data.length), np.int32
+    )
+    batch = steps.place_batch({"inputs": ids, "targets": ids, "weights": np.ones(ids.shape, np.float32)})
+    init = jax.jit(lambda key: model.init(key, jnp.zeros((1, 1), jnp.int32))["params"])
+    state = steps.place_state(training.create(init(jax.random.key(0)), optimizer, config.ema))
+
+    def train() -> jax.Array:
+        nonlocal state
+        state, metrics = steps.train(state, batch)
+        return metrics["loss"]
+
+    seconds = _interleaved({"training step": train, "heads": lambda: heads(state.params, batch)})
+    _print_ratios(seconds)
+    one, other = (statistics.median(seconds[name]) for name in ("training step", "heads"))
+    print(f"heads measured every {_EVERY.value} steps: {other / one / _EVERY.value:.2%} of the time of the steps")
+
+
+def _hooks(config: models.ModelConfig, ids: np.ndarray) -> None:
+    try:
+        import torch
+        import transformers
+    except ImportError:
+        raise ValueError("torch is not installed: pip install 'transformer-research[oracle]'") from None
+    sizes = {"n_layer": _DEPTH.value, "n_embd": config.width, "n_head": _HEADS.value, "n_positions": config.length}
+    same = transformers.GPT2Config(vocab_size=config.vocab, attn_implementation="eager", **sizes)
+    network, tokens, kept = transformers.GPT2LMHeadModel(same).eval(), torch.asarray(ids).long(), []
+
+    def forward() -> int:
+        with torch.inference_mode():
+            network(tokens, use_cache=False)
+        return len(kept)
+
+    def hooked() -> int:
+        kept.clear()
+        keep = lambda module, inputs, outputs: kept.append(outputs[1])  # noqa: E731
+        handles = [block.attn.register_forward_hook(keep) for block in network.transformer.h]
+        forward()
+        for handle in handles:
+            handle.remove()
+        return len(kept)
+
+    _print_ratios(_interleaved({f"torch {torch.__version__} forward": forward, "torch, every pattern": hooked}))
+    if [pattern.shape for pattern in kept] != [(*ids.shape[:1], _HEADS.value, *ids.shape[1:] * 2)] * _DEPTH.value:
+        raise RuntimeError("the hooks did not see every layer's pattern")
+
+
+def _interleaved(programs: dict[str, Callable]) -> dict[str, list[float]]:
+    """Seconds of each program, which take turns; the first round compiles and does not count."""
+    seconds = {name: [] for name in programs}
+    for repeat in range(_REPEATS.value + 1):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program())
+            if repeat:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _print_ratios(seconds: dict[str, list[float]]) -> None:
+    """A line for each program, with its median over that of the first."""
+    first = statistics.median(next(iter(seconds.values())))
+    for name, times in seconds.items():
+        median, low, high = (1e3 * of(times) for of in (statistics.median, min, max))
+        print(f"{name:24} {median:8.1f} ms ({low:.1f} to {high:.1f}), {median / 1e3 / first:.2f} x")
+
+
+if __name__ == "__main__":
+    command.run(main)
