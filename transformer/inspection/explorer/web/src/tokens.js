@@ -1,9 +1,9 @@
 // Tokens as text that can be seen: spaces, controls and what has no width become marks, never markup.
 
-const MARKS = { " ": "·", "\n": "⏎", "\r": "␍", "\t": "⇥", "\0": "␀" };
+const MARKS = { " ": "·", "\n": "⏎", "\t": "⇥" };
 // The signs that stand for others are escaped themselves, so that no token can pose as another.
 const HIDDEN =
-  /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}\p{Zs}·⏎␍⇥␀\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe00-\ufe0f]/u;
+  /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}\p{Zs}·⏎⇥\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe00-\ufe0f]/u;
 const COMBINING = /\p{M}/u;
 
 /**
