@@ -19,6 +19,7 @@ CHANGEABLE = (  # when to stop and when to write something down
     "training.checkpoint_every",
     "training.keep",
     "training.log_every",
+    "training.head_metrics_every",
 )
 
 
