@@ -195,6 +195,8 @@ def test_a_difference_of_two_logits_and_chosen_positions(built, ran):
     rows, places = np.indices(targets.shape)
     difference = logits[rows, places, targets] - logits[rows, places, others[:, :1]]
     np.testing.assert_allclose(apart.total, difference, rtol=1e-4, atol=5e-5)
+    stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), apart, whole)  # as vmap gives them
+    np.testing.assert_allclose(stacked.total, [apart.total, whole.total], rtol=1e-5, atol=1e-5)
     for group, array in whole._asdict().items():
         if array is not None:
             np.testing.assert_allclose(getattr(chosen, group), array[..., [4, 1]], rtol=1e-4, atol=1e-5, err_msg=group)

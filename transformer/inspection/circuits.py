@@ -150,17 +150,22 @@ def composition(model: Transformer, params, *, role: str | None = None, norms: b
         "key": circuit.right.mT @ _triangle(circuit.left).mT,
         "value": moves.left @ _triangle(moves.right.mT).mT,
     }
-    size = lambda array: jnp.linalg.norm(array, axis=(-2, -1))  # noqa: E731
-    layers, heads = writes.shape[:2]
+    return Composition(**{name: _composed(writes, read) for name, read in reads.items()})
+
+
+def _composed(writes: jax.Array, reads: jax.Array) -> jax.Array:
+    """`|W R| / |W| |R|` for writers `[L, H, K, D]` and readers `[L, H, D, K]` of later layers: `[L, H, L, H]`."""
+    layers, heads, width = writes.shape[:3]
+    flat = jnp.moveaxis(reads, 2, 0).reshape(reads.shape[2], -1)  # [D, L H K]: one product is faster than one a head
+
+    def squares(write: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.square(write @ flat).reshape(width, layers, heads, -1), axis=(0, 3))
+
+    products = jnp.sqrt(jax.lax.map(squares, writes.reshape(layers * heads, width, -1)))
+    sizes, others = (jnp.linalg.norm(matrices, axis=(-2, -1)) for matrices in (writes, reads))
+    sizes = sizes[..., None, None] * others
     later = (jnp.arange(layers)[:, None] < jnp.arange(layers))[:, None, :, None]
-
-    def scores(read: jax.Array) -> jax.Array:
-        one = lambda write: size(jnp.einsum("KD,LHDk->LHKk", write, read))  # noqa: E731
-        products = jax.lax.map(one, writes.reshape(-1, *writes.shape[2:])).reshape(layers, heads, layers, heads)
-        sizes = size(writes)[..., None, None] * size(read)
-        return jnp.where(later & (sizes > 0), products / sizes, 0.0)
-
-    return Composition(**{name: scores(read) for name, read in reads.items()})
+    return jnp.where(later & (sizes > 0), products.reshape(sizes.shape) / sizes, 0.0)
 
 
 def _heads(kernel: jax.Array, heads: int) -> jax.Array:

@@ -66,8 +66,9 @@ class Attribution(NamedTuple):
     @property
     def total(self) -> jax.Array:
         """`[B, T]`: the logit, before a soft cap."""
-        parts = (part for part in self if part is not None)
-        return sum(jnp.sum(part, axis=range(part.ndim - self.constant.ndim)) for part in parts)
+        over = {"heads": (-4, -3), "cross": (-4, -3), "mlp": -3, "biases": -3}
+        parts = {name: part for name, part in self._asdict().items() if part is not None}
+        return sum(jnp.sum(part, axis=over.get(name, ())) for name, part in parts.items())
 
 
 def residuals(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shutil
 import types
@@ -37,7 +38,10 @@ KINDS = {  # what is asked of `build`, and the lengths of texts and sources
 class Described:
     subject: Subject
     readings: list[Reading]
-    data: dict
+
+    @functools.cached_property
+    def data(self) -> dict:
+        return explorer.describe(self.subject, self.readings, title="<b>")
 
 
 def spell(token: int) -> Token:
@@ -62,7 +66,7 @@ def described(build):
             model, params, *_ = build(*arguments, **stack)
             subject, draw = Subject(model, params, spell, "a test"), np.random.default_rng(0)
             readings = [a_reading(draw, *pair) for pair in lengths]
-            made[kind] = Described(subject, readings, explorer.describe(subject, readings, title="<b>"))
+            made[kind] = Described(subject, readings)
         return made[kind]
 
     return describe

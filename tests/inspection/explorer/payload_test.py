@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from transformer import inspection
 from transformer.inspection import explorer
-from transformer.inspection.explorer import Choice, Reading, Subject, Token, packing
+from transformer.inspection.explorer import Choice, Reading, Subject, Token, details, packing
+from transformer.inspection.explorer.look import Look, attention_json
 from transformer.inspection.explorer.packing import unpack
-from transformer.models.config import Attention, Init, ModelConfig, Position, Stack
+from transformer.models.config import Attention, ModelConfig, Position, Stack
 from transformer.models.transformer import Transformer
 
 # The model computes in float32, NumPy in float64: two layers of numbers about 1 agree to some 1e-5.
@@ -30,14 +32,14 @@ def inputs(reading):
     return {"tokens": np.array([reading.tokens]), **source}
 
 
-def visible(part, queries, keys):
+def visible(part, keys):
     """`[periods, T, S]` booleans of an attention's JSON."""
     return np.unpackbits(unpack(part["visible"]), axis=-1, bitorder="little")[..., :keys].astype(bool)
 
 
 def patterns(part, queries, keys):
     """`[layers, H, T, S]` weights of an attention's JSON, 0 where nothing is visible."""
-    seen, cells, place = visible(part, queries, keys), unpack(part["pattern"]), 0
+    seen, cells, place = visible(part, keys), unpack(part["pattern"]), 0
     out = np.zeros((len(part["layers"]), part["heads"], queries, keys))
     for row, layer in enumerate(part["layers"]):
         view = seen[layer % part["periods"]]
@@ -91,29 +93,55 @@ def test_patterns_and_residuals_agree_with_numpy(described, reference, kind):
         np.testing.assert_allclose(found, cosines, atol=1 / 65535 + 1e-4)
 
 
-@pytest.mark.parametrize("kind", ["rotary", "both norms", "windows", "relative", "learned", "post-norm"])
+def recomputed(part, one, layer, keys):
+    """The pattern of one layer `[H, T, S]` as the page makes it, from what it has alone."""
+    key = np.repeat(unpack(one["key"]), part["heads"] // part["kv_heads"], axis=1)
+    scores = np.einsum("thk,shk->hts", unpack(one["query"]).astype(float), key) * part["scale"]
+    scores = scores if part["softcap"] is None else part["softcap"] * np.tanh(scores / part["softcap"])
+    scores = scores if one["bias"] is None else scores + unpack(one["bias"])
+    view = visible(part, keys)[layer % part["periods"]]
+    assert view.sum() < view.size or part["name"] != "decoder"
+    return softmax(np.where(view, scores, -np.inf))
+
+
+@pytest.mark.parametrize("kind", ["rotary", "both norms"])
 def test_the_page_can_recompute_each_pattern_from_queries_and_keys(described, kind):
     for _, _, part, queries, keys in walk(described, kind):
         assert set(part["detail"]) == set(map(str, part["layers"]))
-        found, seen = patterns(part, queries, keys), visible(part, queries, keys)
-        for row, layer in enumerate(part["layers"]):
-            one = part["detail"][str(layer)]
-            key = np.repeat(unpack(one["key"]), part["heads"] // part["kv_heads"], axis=1)
-            scores = np.einsum("thk,shk->hts", unpack(one["query"]).astype(float), key) * part["scale"]
-            scores = scores if part["softcap"] is None else part["softcap"] * np.tanh(scores / part["softcap"])
-            scores = scores if one["bias"] is None else scores + unpack(one["bias"])
-            view = seen[layer % part["periods"]]
-            expected = softmax(np.where(view, scores, -np.inf))
-            assert np.abs(found[row] - expected).max() < 0.5 / 255 + 1e-4
-            assert view.sum() < view.size or part["stack"] == "encoder" or part["name"] == "decoder/cross"
+        for row, found in enumerate(patterns(part, queries, keys)):
+            expected = recomputed(part, part["detail"][str(part["layers"][row])], part["layers"][row], keys)
+            assert np.abs(found - expected).max() < 0.5 / 255 + 1e-4
+
+
+@pytest.mark.parametrize("kind", ["windows", "relative"])
+def test_so_it_can_with_biases_windows_and_caps(described, kind):
+    made = described(kind)
+    subject, reading, config = made.subject, made.readings[0], made.subject.config
+    layers = dict.fromkeys(subject.attentions, (0, 1))
+    found, _ = details.details(subject, reading, layers)
+    capture = [attention.site("*", "pattern") for attention in layers]
+    _, taps = inspection.run(subject.model, subject.params, capture=capture, **inputs(reading))
+    for attention in layers:
+        queries, keys = (len(reading.sides(config)[role]) for role in (attention.role, attention.keys))
+        seen = Look(subject, reading, {}, layers, {}, {attention: attention.visible(config, queries, keys)},
+                    {attention: {}}, {}, {}, None)  # fmt: skip
+        part = attention_json(seen, attention, (0, 1))
+        assert (part["softcap"], part["scale"]) == ((1.5, 0.7) if kind == "windows" else (None, 2**-0.5))
+        for layer, one in found[attention.name].items():
+            assert (one["bias"] is None) == attention.crosses
+            pattern = taps[attention.site(layer, "pattern")][0]
+            np.testing.assert_allclose(recomputed(part, one, int(layer), keys), pattern, atol=1e-4)
 
 
 def test_what_each_stack_may_see(described):
-    seen = {kind: [visible(p, q, k) for *_, p, q, k in walk(described, kind)] for kind in ("windows", "both norms")}
     places = np.arange(9)
     distance = places[:, None] - places
-    np.testing.assert_array_equal(seen["windows"][0], [(distance >= 0) & (distance < 2), distance >= 0])
-    encoder, decoder, cross = seen["both norms"]
+    windows = described("windows").subject
+    (decoder,) = windows.attentions
+    np.testing.assert_array_equal(
+        decoder.visible(windows.config, 9, 9), [(distance >= 0) & (distance < 2), distance >= 0]
+    )
+    encoder, decoder, cross = (visible(part, keys) for *_, part, _, keys in walk(described, "both norms"))
     assert encoder.all() and cross.all() and encoder.shape == (1, 7, 7) and cross.shape == (1, 5, 7)
     np.testing.assert_array_equal(decoder, [np.tri(5, dtype=bool)])
 
@@ -262,13 +290,16 @@ def test_tokens_are_shown_and_the_model_is_described(described):
         assert text["next"]["names"] == {str(i): "<0xF0>" if i == 7 else f" w{i}" for i in range(11)}
 
 
-def test_a_page_of_twelve_layers_and_128_tokens_takes_less_than_4_megabytes():
-    # As many layers, heads, tokens and words as GPT-2 has, and heads as wide; only the residual is narrower.
+def test_a_page_of_twelve_layers_and_128_tokens_takes_less_than_4_megabytes(monkeypatch):
+    # As many layers, heads, tokens and words as GPT-2 has, and heads as wide; only the residual is narrower. Silencing
+    # heads, which takes long and few bytes, is left out.
+    monkeypatch.setattr(explorer.look, "OPERATIONS", 0)
     stack = Stack(12, Attention(12, head_width=64), mlp=None, position=Position("learned"))
-    model = Transformer(ModelConfig(50257, 48, decoder=stack, length=128, init=Init(scale=0.3, embedding=1.0)))
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    model, draw = Transformer(ModelConfig(50257, 48, decoder=stack, length=128)), np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = jax.tree.map(lambda leaf: draw.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
     subject = Subject(model, params, lambda token: Token(f" word{token}"), "large")
-    reading = Reading("words", tuple(np.random.default_rng(0).integers(0, 50257, 128).tolist()))
+    reading = Reading("words", tuple(draw.integers(0, 50257, 128).tolist()))
     data = explorer.describe(subject, [reading], title="large")
     (part,) = data["texts"][0]["attentions"]
     assert part["layers"] == list(range(12)) and part["detail"] and len(data["similarity"]) == 1

@@ -30,7 +30,7 @@ def test_texts_are_described_and_remembered(sessions):
     data = both.texts({"texts": ["abcde"], "sources": ["fedcbag"]})
     assert data["texts"][0]["source"] == "fedcbag" and len(data["texts"][0]["sides"]["encoder"]["tokens"]) == 7
     asked.clear()
-    one.detail({"text": "abcde", "attention": "decoder", "layer": 0})
+    one.detail({"text": "abcde", "attention": "decoder", "layer": 1})
     assert asked == []  # it was read before
     for number in range(20):
         one.reading(f"text {number}")

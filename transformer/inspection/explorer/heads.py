@@ -18,7 +18,7 @@ from transformer.nn.tap import Patch, Tap
 
 SIDES = 4  # tokens of each sign in `promotes`
 MEMORY = 2**30  # bytes that the silenced runs of one time may take
-READ = ("query", "key", "value", "head_output")
+READ = ("query", "key", "value", "mixed")
 
 
 def silence(
@@ -118,8 +118,9 @@ def _end(config: ModelConfig, attention: Attention) -> str:
 
 
 def _detail(model: Transformer, params, taps, attention: Attention, layer: int) -> Detail:
-    query, key, value, added = (taps[attention.site(layer, name)][0] for name in READ)
-    added = _entering(model.config, params, attention, layer, added)
+    query, key, value, mixed = (taps[attention.site(layer, name)][0] for name in READ)
+    block = jax.tree.map(lambda leaf: leaf[layer], params[attention.role]["blocks"])
+    added = _added(model.config, block, attention, mixed)
     before = taps[attention.before(layer)][0, :, None].astype(jnp.float32)  # [T, 1, D]
     length = jnp.linalg.norm(added, axis=-1)
     cosine = jnp.sum(added * before, axis=-1) / jnp.maximum(length * jnp.linalg.norm(before, axis=-1), 1e-30)
@@ -129,14 +130,16 @@ def _detail(model: Transformer, params, taps, attention: Attention, layer: int) 
     return Detail(query, key, value, length, cosine, *promotes)
 
 
-def _entering(config: ModelConfig, params, attention: Attention, layer: int, added: jax.Array) -> jax.Array:
-    """Each head's part of what is added to the residual, `[T, H, D]`, from its part of what attention gives."""
+def _added(config: ModelConfig, block: dict, attention: Attention, mixed: jax.Array) -> jax.Array:
+    """What each head adds to the residual, `[T, H, D]`, from what it mixes `[T, H, K]`."""
+    half = "cross" if attention.crosses else "attention"
+    output = block["cross_attention" if attention.crosses else "attention"]["output"]
+    added = jnp.einsum("THK,HKD->THD", mixed, output["kernel"].astype(mixed.dtype)).astype(jnp.float32)
     stack = attention.stack(config)
     if stack.norm_placement != "both":
-        return added.astype(jnp.float32)
-    name = "cross_post_norm" if attention.crosses else "attention_post_norm"
-    norm = jax.tree.map(lambda leaf: leaf[layer], params[attention.role]["blocks"][name])
-    return _share(stack.norm, norm, added, jnp.sum(added, axis=1, keepdims=True))
+        return added
+    whole = jnp.sum(added, axis=1, keepdims=True) + output.get("bias", 0.0)
+    return _share(stack.norm, block[f"{half}_post_norm"], added, whole)
 
 
 def _promotes(model: Transformer, params, added: jax.Array, end: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -13,7 +13,7 @@ from transformer.inspection.explorer.packing import Json
 
 BUNDLE = pathlib.Path(__file__).parent / "bundle"
 SCRIPT, STYLE = "explorer.js", "explorer.css"
-ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&"}
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -39,7 +39,7 @@ def page(data: Json, bundle: pathlib.Path = BUNDLE) -> str:
     script, style = read(bundle)
     values = {
         "policy": html.escape(policy(script, style, served=data["served"] is not None)),
-        "title": html.escape(data["title"]),
+        "title": html.escape(data["title"].encode("utf-8", "replace").decode()),  # half a character has no encoding
         "style": style,
         "script": script,
         "data": embed(data),
@@ -79,8 +79,8 @@ def policy(script: str, style: str, *, served: bool) -> str:
 
 
 def embed(data: Json) -> str:
-    """JSON that no HTML parser reads as anything but text, and no JavaScript as the end of a line."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """JSON in ASCII that no HTML parser reads as anything but text."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.translate(str.maketrans(ESCAPES))
 
 

@@ -73,10 +73,9 @@ class Reading:
             stack = getattr(config, role)
             most = min(longest, config.length) if stack.position.kind == "learned" else longest
             if not 0 < len(ids) <= most:
-                what = "source" if both and role == "encoder" else "text"
+                what, text = ("source", self.source_text) if both and role == "encoder" else ("text", self.text)
                 raise ValueError(
-                    f"the {what} {_beginning(self.source_text if what == 'source' else self.text)!r} has {len(ids)} "
-                    f"tokens; the explorer shows 1 to {most}: shorten it"
+                    f"the {what} {beginning(text)!r} has {len(ids)} tokens; the explorer shows 1 to {most}: shorten it"
                 )
 
     def inputs(self, config: ModelConfig) -> dict[str, np.ndarray]:
@@ -99,5 +98,6 @@ class Reading:
         return inputs
 
 
-def _beginning(text: str | None, most: int = 40) -> str:
-    return text if text is None or len(text) <= most else f"{text[:most]}…"
+def beginning(text: str, most: int = 40) -> str:
+    """A text, or as much of it as fits a title."""
+    return text if len(text) <= most else f"{text[:most]}…"

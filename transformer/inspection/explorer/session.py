@@ -9,7 +9,7 @@ from transformer.inspection.explorer.details import details
 from transformer.inspection.explorer.intervene import Change, intervene
 from transformer.inspection.explorer.packing import Json
 from transformer.inspection.explorer.payload import TEXTS, TOKENS, Choice, describe
-from transformer.inspection.explorer.reading import Reading
+from transformer.inspection.explorer.reading import Reading, beginning
 from transformer.inspection.explorer.subject import Subject
 
 CHARACTERS = 4000  # of one text
@@ -49,7 +49,8 @@ class Session:
 
     def page(self, readings: list[Reading]) -> Json:
         """`describe` of these readings, which are remembered by their texts."""
-        data = describe(self._subject, readings, title=readings[0].text, choice=self._choice)
+        title = beginning(readings[0].text or readings[0].source_text or self._subject.origin, 80)
+        data = describe(self._subject, readings, title=title, choice=self._choice)
         for reading in readings:
             self._remember((reading.text, reading.source_text), reading)
         return data
