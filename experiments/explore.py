@@ -15,6 +15,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -52,10 +54,7 @@ def main() -> None:
     )
     workdir = loading.required(WORKDIR)
     if SERVE.value:
-        session, data = _look(workdir, choice)
-        limits = {"max_texts": explorer.TEXTS, "max_characters": explorer.CHARACTERS}
-        explorer.serve(data, session.actions, limits=limits, port=PORT.value, ready=_announce)
-        return
+        return _serve(*_look(workdir, choice))
     with replacing(OUTPUT.value) as temporary:  # before the model is loaded, so that a mistake is seen at once
         _, data = _look(workdir, choice)
         temporary.write_text(explorer.page(data), encoding="utf-8")
@@ -70,6 +69,16 @@ def _look(workdir: Path, choice: explorer.Choice) -> tuple[explorer.Session, dic
     subject = explorer.Subject(trained.model, trained.params, speller(trained.tokenizer), origin)
     session = explorer.Session(subject, reader(trained), choice)
     return session, session.texts({"texts": texts(trained), "sources": SOURCE.value or None})
+
+
+def _serve(session: explorer.Session, data: dict) -> None:
+    limits = {"max_texts": explorer.TEXTS, "max_characters": explorer.CHARACTERS}
+    try:
+        explorer.serve(data, session.actions, limits=limits, port=PORT.value, ready=_announce)
+    except (KeyboardInterrupt, SystemExit) as end:
+        # A thread may be at work inside the model: it cannot be stopped, and an interpreter that ends under it aborts.
+        sys.stdout.flush()
+        os._exit(128 + signal.SIGINT if isinstance(end, KeyboardInterrupt) else end.code)
 
 
 def texts(trained: loading.Trained) -> list[str]:

@@ -67,14 +67,14 @@ def main() -> None:
             trained = train(resized(experiment, depth, seed), folder, None if JSON.value else console, PARALLEL.value)
             runs[depth, seed] = metrics.read(folder)
             rows.append({"layers": depth, "seed": seed, **measure(trained), "learnt_at": learnt_at(runs[depth, seed])})
-    if picture:
-        plots.save(draw(runs), picture)
     if JSON.value:
         print(json.dumps(rows))
-        return
-    console.width = max(console.width, PIPE_WIDTH)
-    console.print(table(rows))
-    console.print(f"runs: {workdir}" + (f"\nplot: {picture}" if picture else ""))
+    else:
+        console.width = max(console.width, PIPE_WIDTH)
+        console.print(table(rows))
+        console.print(f"runs: {workdir}" + (f"\nplot: {picture}" if picture else ""))
+    if picture:  # last, so that no picture that fails takes the numbers with it
+        plots.save(draw(runs), picture)
 
 
 def check(experiment: Experiment) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,6 +38,9 @@ def check(path: str | Path) -> None:
     library().close()
     if Path(path).suffix[1:].lower() not in known:
         raise ValueError(f"--plot={path} has no ending of a picture: choose one of {', '.join(sorted(known))}")
+    there = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    if Path(path).is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"--plot={path} cannot be written: name a file in a folder that can")
 
 
 def save(figure: Any, path: str | Path) -> None:

@@ -113,8 +113,8 @@ def train(experiment: Experiment, workdir: Path, console: Console | None = None,
 def measure(trained: loading.Trained, count: int) -> verdant_report.Measured:
     """How good a model is, and what it knows of nouns by so many questions of each kind, on sentences of their own."""
     model, params, seed = trained.model, trained.params, trained.experiment.seed
-    sentences = told(f"{seed} loss", TOLD)
-    example = batch(sentences, trained.experiment.data.length)
+    sentences, length = told(f"{seed} loss", TOLD), trained.experiment.data.length
+    example = batch(sentences, length)
     lost, tokens = measures.nats(model, params, example).sum(), float(example["weights"].sum())
     words = [word for sentence in sentences for word in sentence]
     loss = verdant_report.Loss(
@@ -125,7 +125,7 @@ def measure(trained: loading.Trained, count: int) -> verdant_report.Measured:
     asked = {}
     for name, kind in (("sense", questions.senses), ("manner", questions.manners)):
         drawn = questions.collect(kind, count, random.Random(f"{seed} {name}"))
-        asked[name] = measures.ask(model, params, questions.pack(drawn, IDS))
+        asked[name] = measures.ask(model, params, questions.pack(drawn, IDS, length))
     return verdant_report.Measured(trained.step, loss, **asked)
 
 

@@ -149,15 +149,17 @@ def carriers(model: models.Transformer, params: Any, questions: Questions) -> Ca
     tokens, noun = questions.tokens, np.arange(questions.tokens.shape[1]) == questions.noun[:, None]  # [N, T]
     logits, taps = inspection.run(model, params, tokens, capture=(HEADS, "decoder/*/pattern"))
     _, elsewhere = inspection.run(model, params, questions.others, capture=HEADS)
-    mean = ablate("mean", model, HEADS, taps, by_position=False, weights=noun)
-    patches = [each.replace(mask=noun[..., None, None]) for each in (mean, Patch(HEADS, elsewhere[HEADS]))]
+    mean = ablate("mean", model, HEADS, taps, by_position=False, weights=noun).value
+    # Of one shape, so that both run the same programs.
+    values = (jnp.broadcast_to(mean, elsewhere[HEADS].shape), elsewhere[HEADS])
+    patches = [Patch(HEADS, value, mask=noun[..., None, None]) for value in values]
     first, metric = _first_half(questions), functools.partial(answers, questions=questions)
 
     def effects(scores: jax.Array) -> list[Effect]:
         return [effect(np.asarray(scores, np.float64), questions, half) for half in (first, ~first)]
 
     def together(heads: np.ndarray) -> list[list[Effect]]:
-        chosen = [each.replace(mask=each.mask & heads[:, None, None, :, None]) for each in patches]
+        chosen = [each.replace(mask=noun[..., None, None] & heads[:, None, None, :, None]) for each in patches]
         return [effects(metric(inspection.run(model, params, tokens, patches=each)[0])) for each in chosen]
 
     ablated, exchanged = (

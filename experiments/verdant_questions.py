@@ -112,10 +112,9 @@ def manners(sentence: Sentence, generator: random.Random, lexicon: Lexicon = ENG
             yield Question(_until(sentence, noun), (place,), (others,), answers, right, other, group)
 
 
-def pack(questions: Sequence[Question], ids: Mapping[str, int]) -> Questions:
-    """Questions as arrays as long as the longest one; `ids` as from `numbers`."""
+def pack(questions: Sequence[Question], ids: Mapping[str, int], length: int) -> Questions:
+    """Questions as arrays of T = `length`; `ids` as from `numbers`."""
     rows = range(len(questions))
-    length = 1 + max(len(question.words) for question in questions)
     tokens = encode([question.words for question in questions], ids, length)
     others, sources = tokens.copy(), np.zeros(tokens.shape, bool)
     most = max(len(question.answers) for question in questions)

@@ -19,6 +19,7 @@ SIZES = {
     ("shakespeare_char", "ours"): 812_288,
     ("shakespeare_char", "full"): 10_745_088,
     ("stdlib", None): 2_164_416,
+    ("verdant", None): 144_640,
 }
 
 

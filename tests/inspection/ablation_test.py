@@ -147,3 +147,15 @@ def test_what_cannot_be_ablated_is_refused_in_one_line(case, arguments, options,
     with pytest.raises(ValueError, match=message) as error:
         ablate(kind, case[0], *rest, **options)
     assert "\n" not in str(error.value)
+
+
+def test_a_reference_that_cannot_serve_is_refused(build):
+    model, params, tokens, _ = build("decoder")
+    _, taps = inspection.run(model, params, tokens, capture=inspection.Capture("decoder/*/mixed", head=1))
+    with pytest.raises(ValueError, match=r"reference has 1 of 4 heads at decoder/\*/mixed: capture all"):
+        ablate("mean", model, "decoder/*/mixed", taps, heads=[(0, 0)])
+    _, taps = inspection.run(model, params, tokens[:1], capture="decoder/*/mixed")
+    with pytest.raises(ValueError, match="one row, which can only be exchanged with itself"):
+        ablate("resample", model, "decoder/*/mixed", taps, key=jax.random.key(0))
+    with pytest.raises(ValueError, match=r"heads holds 0: give pairs of a layer and a head"):
+        ablate("zero", model, "decoder/*/mixed", heads=(0, 1))

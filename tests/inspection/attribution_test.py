@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from transformer import inspection
+from transformer.inspection import Capture
 
 
 def answer(logits):
@@ -69,6 +70,9 @@ def test_it_runs_inside_jit(build):
     "change, message",
     [
         ({"sites": "decoder/1/mixed"}, r"decoder/\*/mixed is asked for in layers \(1,\) alone: write \*"),
+        ({"sites": "decoder/0/mixed"}, r"decoder/\*/mixed is asked for in layers \(0,\) alone: write \*"),
+        ({"sites": Capture("decoder/*/mixed", head=1)}, r"sites=Capture\(.* cannot work: give str"),
+        ({"cache": 1}, r"cache cannot be given here"),
         ({"sites": "decoder/*/mixd"}, r"no site is called 'decoder/\*/mixd'"),
         ({"metric": lambda logits: logits[:, -1, 3]}, r"metric gives an array of shape \(2,\): it must give a scalar"),
         ({"short": True}, r"decoder/\*/mixed is \(2, 2, 5, 4, 6\) in one run and \(2, 2, 4, 4, 6\) in the other"),

@@ -90,6 +90,8 @@ def test_equal_captures_compile_once(build, caplog):
 @pytest.mark.parametrize(
     "make, message",
     [
+        (lambda: 3, r"capture=3 cannot work: give Capture or str, one or several"),
+        (lambda: [["logits"]], r"capture=\['logits'\] cannot work"),
         (lambda: Capture("decoder/*/patern", head=1), r"no site is called 'decoder/\*/patern'"),
         (lambda: Capture("decoder/*/pattern", layer=2), r"layer=2 is out of range; there are 2: use 0 to 1"),
         (lambda: Capture("decoder/0/pattern", layer=1), r"it names no layer of layer=\(1,\): write \* for its layer"),

@@ -49,6 +49,21 @@ def test_bfloat16_is_float32_but_for_rounding(build, roles, role):
         np.testing.assert_allclose(np.asarray(array, np.float32), expected[name], atol=bound * scale, err_msg=name)
 
 
+def test_looking_changes_no_logit_and_what_was_seen_on_the_host_can_be_put_back(build):
+    model, params, tokens, _ = build("decoder", {"dtype": "bfloat16"})
+    plain, _ = inspection.run(model, params, tokens)
+    seen, taps = inspection.run(model, params, tokens, capture=("decoder/*/head_output", "decoder/*/mixed"))
+    np.testing.assert_array_equal(plain, seen)
+    _, theirs = inspection.run(model, params, (tokens + 3) % 11, capture="decoder/*/mixed")
+    patched = [
+        inspection.run(model, params, tokens, patches=Patch("decoder/*/mixed", found["decoder/*/mixed"]))[0]
+        for found in (theirs, jax.device_get(theirs))
+    ]
+    np.testing.assert_array_equal(*patched)
+    assert np.abs(patched[0] - plain).max() > 1e-2
+    assert taps["decoder/0/mixed"].dtype == jnp.bfloat16
+
+
 @pytest.mark.parametrize("case", ["gpt2", "t5"])
 def test_a_loaded_model_is_swept_as_heads_are_cut_out_of_its_parameters(case, tmp_path):
     model, params, _ = interop.load(folders.write(tmp_path / case, case))

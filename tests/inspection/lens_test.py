@@ -276,3 +276,12 @@ def test_what_cannot_be_read_is_refused_in_one_line(built, shape, call, message)
     with pytest.raises(ValueError, match=message) as error:
         function(model, params, tokens, **call)
     assert "\n" not in str(error.value)
+
+
+def test_ids_outside_the_vocabulary_have_no_rank_and_patches_are_refused(build):
+    model, params, tokens, _ = build("decoder")
+    seen = lens.logit_lens(model, params, tokens, ids=[3, 11, -1])
+    assert np.all(seen.ranks[..., 1:] == -1) and np.all(seen.ranks[..., 0] >= 0)
+    np.testing.assert_array_equal(lens.logit_lens(model, params, tokens, ids=3).logits, seen.logits[..., :1])
+    with pytest.raises(ValueError, match="patches cannot be given here"):
+        lens.attribute_logits(model, params, tokens, 3, patches=inspection.Patch("decoder/*/mixed"))

@@ -97,6 +97,19 @@ def test_vmap_over_senders_is_a_loop(build):
     assert np.std(looped, axis=0).max() > 1e-3
 
 
+def test_one_receiver_is_a_list_of_one_and_both_runs_are_of_one_shape(build):
+    model, params, tokens, _ = build("decoder")
+    other, sender, receiver = (tokens + 3) % 11, Node("decoder/*/mixed", 0, 1), Node("decoder/*/key", 1, 0)
+    one, several = (
+        inspection.path_patch(model, params, tokens, other, sender=sender, receivers=receivers)
+        for receivers in (receiver, [receiver])
+    )
+    np.testing.assert_array_equal(one, several)
+    for short in (other[:, :1], other[:1]):
+        with pytest.raises(ValueError, match=r"other \(.*\) and tokens \(2, 5\) differ"):
+            inspection.path_patch(model, params, tokens, short, sender=sender)
+
+
 @pytest.mark.parametrize(
     "sender, receivers, message",
     [
@@ -111,6 +124,8 @@ def test_vmap_over_senders_is_a_loop(build):
             [Node("decoder/*/mixed", 1, 1)],
             r"decoder/\*/mixed cannot be a receiver: .* decoder/\*/query or decoder/\*/key or decoder/\*/value",
         ),
+        (Node("decoder/*/mixed", None, 1), [], r"cannot be a sender: give a Node with a site and a layer"),
+        (Node("decoder/*/mixed", 0, 1), ["decoder/*/key"], r"'decoder/\*/key' cannot be a receiver: give a Node"),
         (Node("decoder/*/mixed", 2, 1), [], r"decoder/\*/mixed: layer=2 is out of range"),
         (Node("decoder/*/mixed", 0, 1), [Node("decoder/*/key", 1, 2)], r"decoder/\*/key: head=2 is out of range"),
         (Node("encoder/*/mixed", 0, 1), [], r"no site is called 'encoder/\*/mixed'"),

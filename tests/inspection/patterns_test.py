@@ -262,3 +262,10 @@ def test_what_a_model_cannot_be_asked_is_refused(build):
     both, params, tokens, _ = build("encoder and decoder")
     with pytest.raises(ValueError, match="an encoder-decoder needs source"):
         patterns.scores(both, params, tokens)
+
+
+def test_entropy_has_a_slope_where_weights_are_zero(build):
+    model, params, tokens, _ = build("decoder")
+    total = lambda params: patterns.scores(model, params, tokens, names="entropy")["decoder"]["entropy"].sum()  # noqa: E731
+    slopes = jax.tree.leaves(jax.grad(total)(params))
+    assert all(np.isfinite(slope).all() for slope in slopes) and any(np.abs(slope).max() > 1e-3 for slope in slopes)

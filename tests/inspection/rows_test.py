@@ -176,3 +176,16 @@ def test_segments_of_one_side_alone_are_refused(build):
     model, params, *_ = build("encoder and decoder")
     with pytest.raises(ValueError, match="segments and source_segments come together"):
         rows.scoring(model, params, "decoder/0/cross/pattern", segments=PACKED)
+
+
+def test_a_part_of_a_sequence_is_not_taken_for_the_whole(build):
+    model, params, tokens, _ = build("decoder")
+    _, taps = inspection.run(model, params, tokens, capture=("decoder/0/query", "decoder/0/key"))
+    query, key, how = taps["decoder/0/query"], taps["decoder/0/key"], rows.scoring(model, params, "decoder/0/pattern")
+    for part in ((query[:, -1:], key), (query, key[:, :3])):
+        with pytest.raises(ValueError, match="are not of one whole sequence: capture all, and choose by positions"):
+            rows.rows(*part, how, [0])
+    total = rows.log_sum_exp(query, key, how)
+    for part in (total[..., :1], total[0], total[:1]):
+        with pytest.raises(ValueError, match=r"log_sum_exp has shape .*; it must be \(2, 4, 5\)"):
+            rows.cells(query, key, part, how, [0], [0])

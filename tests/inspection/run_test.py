@@ -32,6 +32,15 @@ def test_every_capture_agrees_with_numpy(build, reference, roles, stack):
         np.testing.assert_allclose(taps[site], expected.taps[site], rtol=2e-4, atol=2e-4, err_msg=site)
 
 
+def test_lists_and_numpy_booleans_will_do_and_nothing_at_all_will_not(build):
+    model, params, tokens, _ = build("decoder")
+    plain, _ = inspection.run(model, params, tokens)
+    listed, _ = inspection.run(model, params, tokens.tolist(), train=np.bool_(False))
+    np.testing.assert_array_equal(plain, listed)
+    with pytest.raises(ValueError, match=r"tokens of shape \(2, 0\) are empty: give at least one token"):
+        inspection.run(model, params, tokens[:, :0])
+
+
 def test_a_patch_alone_is_a_tuple_of_one(build):
     model, params, tokens, _ = build("decoder")
     patch = Patch("decoder/0/output", 0.0, position=2)

@@ -67,7 +67,7 @@ def test_memory_bounds_what_the_program_needs(build, count):
     model, params, _, _ = build("decoder", depth=3)
     tokens, memory = jnp.zeros((2, 48), jnp.int32), 2**22
     sites = discover(model, params, tokens, {})
-    chunk = _chunk(sites, memory)
+    chunk = _chunk(sites, {"decoder/*/mixed"}, memory)
     assert 1 < chunk < count
     grid = {"position": np.arange(count, dtype=np.int32)}
     static = {"model": model, "metric": last, "flags": (), "chunk": chunk}
@@ -81,8 +81,12 @@ def test_the_same_metric_compiles_once(build, caplog):
         model, params, tokens, Patch("decoder/*/mixed", value), metric=last, layers="all"
     )
     sweep(0.0)
+    jnp.asarray(1).astype(jnp.float32), jnp.asarray(1.0).astype(jnp.float32)  # not what is looked at
     with jax.log_compiles(), caplog.at_level("WARNING"):
         sweep(0.5)
+        sweep(1)
+        sweep(jnp.asarray(1))
+        sweep(jnp.asarray(2.0))
     assert not [record for record in caplog.records if "ompil" in record.message]
 
 
@@ -104,6 +108,11 @@ MIXED = Patch("decoder/*/mixed")
         (Patch("decoder/0/mixed"), {"layers": "all"}, r"needs a site with \* for the layer, not decoder/0/mixed"),
         (Patch("logits"), {"layers": "all"}, r"needs a site with \* for the layer, not logits"),
         (Patch("decoder/*/output"), {"heads": "all"}, r"decoder/\*/output has no heads"),
+        (MIXED, {"layers": "all", "memory": "1G"}, r"memory='1G' cannot work"),
+        (MIXED, {"layers": "all", "besides": MIXED.replace(layer=7)}, r"mixed: layer=7 is out of range"),
+        (MIXED, {"layers": "all", "besides": "logits"}, r"besides='logits' cannot work: give Patch, one or several"),
+        (MIXED, {"layers": "all", "cache": 1}, r"cache cannot be given here"),
+        (MIXED, {"layers": "all", "patches": MIXED}, r"patches cannot be given here"),
         (Patch("decoder/*/patern"), {"heads": "all"}, r"no site is called 'decoder/\*/patern'"),
     ],
 )

@@ -70,6 +70,8 @@ def ablate(
         if given is not None and not takes:
             raise ValueError(f"kind={kind!r} does not take {argument}: leave it out")
     value = 0.0
+    if reference is not None:
+        _check_whole(model.config, name, reference[site])
     if kind == "mean":
         value = _mean(reference[site].astype(jnp.float32), SITES[name], by_position, weights)
     elif kind == "resample":
@@ -99,8 +101,20 @@ def _mean(x: jax.Array, axes: str, by_position: bool, weights: jax.Array | None)
 def _exchanged(x: jax.Array, axes: str, key: jax.Array) -> jax.Array:
     """Each row in the place of the one before it in a random round of all rows."""
     batch = x.ndim - len(axes)
+    if x.shape[batch] < 2:
+        raise ValueError("reference has one row, which can only be exchanged with itself: give two or more")
     round_ = jax.random.permutation(key, x.shape[batch])
     return jnp.take(x, jnp.zeros_like(round_).at[round_].set(jnp.roll(round_, -1)), axis=batch)
+
+
+def _check_whole(config: ModelConfig, site: str, x: jax.Array) -> None:
+    """Raises ValueError if a reference lacks heads, which would then be another's."""
+    axes, stack = SITES[site], getattr(config, site.split("/")[0], None)
+    axis = head_axis(axes)
+    if axis is not None and stack is not None:
+        heads = stack.attention.heads if axes[axis] == "H" else config.kv_heads(stack)
+        if x.shape[axis - len(axes)] != heads:
+            raise ValueError(f"reference has {x.shape[axis - len(axes)]} of {heads} heads at {site}: capture all")
 
 
 def _mask(config: ModelConfig, site: str, heads: Iterable[tuple[int, int]]) -> np.ndarray:
@@ -114,6 +128,8 @@ def _mask(config: ModelConfig, site: str, heads: Iterable[tuple[int, int]]) -> n
     sizes = stack.depth, stack.attention.heads if axes[axis] == "H" else config.kv_heads(stack)
     mask = np.zeros((sizes[0], *(sizes[1] if index == axis else 1 for index in range(len(axes)))), bool)
     for pair in heads:
+        if np.shape(pair) != (2,) or np.asarray(pair).dtype.kind not in "iu":
+            raise ValueError(f"heads holds {pair!r}: give pairs of a layer and a head, such as [(0, 1)]")
         if any(not -size <= index < size for index, size in zip(pair, sizes, strict=True)):
             raise ValueError(f"heads={pair} is out of range: there are {sizes[0]} layers of {sizes[1]} heads")
         mask[pair[0]].swapaxes(0, axis)[pair[1]] = True

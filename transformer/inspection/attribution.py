@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 
-from transformer.inspection.captures import Capture
 from transformer.inspection.run import run
+from transformer.inspection.sites import listed, without_cache
+from transformer.models.config import ModelConfig
 from transformer.models.transformer import Transformer
-from transformer.nn.tap import SITES, Patch
+from transformer.nn.tap import SITES, Patch, Taps
 
 FEATURES = frozenset("DKFV")  # axes whose entries are of no interest one by one
 
@@ -52,10 +53,11 @@ def attribute(
     Raises:
       ValueError: as `run`, or if the two runs differ in shape or the metric is no scalar.
     """
-    chosen = (sites,) if isinstance(sites, (str, Capture)) else tuple(sites)
+    without_cache(model_arguments)
+    chosen = listed("sites", sites, (str,))
     _, theirs = run(model, params, other, capture=chosen, **model_arguments | (other_arguments or {}))
     _, ours = run(model, params, tokens, capture=chosen, **model_arguments)
-    differences = {site: theirs.stacked()[site] - own for site, own in _same(ours, theirs).items()}
+    differences = {site: theirs.stacked()[site] - own for site, own in _same(model.config, ours, theirs).items()}
 
     def patched(added: dict[str, jax.Array]) -> jax.Array:
         patches = [Patch(site, value, "add") for site, value in added.items()]
@@ -68,9 +70,10 @@ def attribute(
     return {site: _without_features(site, differences[site], slopes[site]) for site in differences}
 
 
-def _same(ours, theirs) -> dict[str, jax.Array]:
+def _same(config: ModelConfig, ours: Taps, theirs: Taps) -> dict[str, jax.Array]:
+    """Our arrays, if both runs have the same places, in every layer."""
     for site, array in ours.stacked().items():
-        if "*" in site and ours.layers(site) != tuple(range(len(ours.layers(site)))):
+        if "*" in site and len(ours.layers(site)) < getattr(config, site.split("/")[0]).depth:
             raise ValueError(f"{site} is asked for in layers {ours.layers(site)} alone: write * for the layer")
         if theirs.stacked()[site].shape != array.shape:
             raise ValueError(

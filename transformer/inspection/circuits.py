@@ -153,6 +153,7 @@ def composition(model: Transformer, params, *, role: str | None = None, norms: b
     return Composition(**{name: _composed(writes, read) for name, read in reads.items()})
 
 
+@jax.jit
 def _composed(writes: jax.Array, reads: jax.Array) -> jax.Array:
     """`|W R| / |W| |R|` for writers `[L, H, K, D]` and readers `[L, H, D, K]` of later layers: `[L, H, L, H]`."""
     layers, heads, width = writes.shape[:3]

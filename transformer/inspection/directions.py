@@ -80,12 +80,14 @@ def nearest(
     if by not in MEASURES:
         raise ValueError(f"by={by!r} is unknown; choose one of {', '.join(MEASURES)}")
     table = jnp.asarray(params["embedding"]["table"], jnp.float32)
-    exclude = jnp.zeros(0, jnp.int32) if exclude is None else jnp.ravel(jnp.asarray(exclude))
+    vectors = jnp.asarray(vectors)
+    exclude = jnp.zeros(0, jnp.int32) if exclude is None else jnp.ravel(jnp.asarray(exclude, jnp.int32))
     left = len(table) - len(exclude)
     if not 1 <= top <= left:
         raise ValueError(f"top={top} is out of range: {left} of {len(table)} tokens are not excluded")
     scores = (unit(vectors) @ unit(table).T) if by == "cosine" else vectors @ table.T  # [..., V]
-    scores, ids = jax.lax.top_k(scores.at[..., exclude].set(-jnp.inf), top)
+    scores = scores.at[..., exclude].set(-jnp.inf, wrap_negative_indices=False)
+    scores, ids = jax.lax.top_k(scores, top)
     return Neighbours(ids, scores)
 
 

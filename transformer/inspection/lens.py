@@ -27,7 +27,7 @@ class Lens(NamedTuple):
     Attributes:
       logits: `[L + 1, B, T, k]` in float32.
       ids: `[L + 1, B, T, k]`, of which tokens; None: of all V in order.
-      ranks: `[L + 1, B, T, k]`, how many tokens have a higher logit; None where no ids were asked for.
+      ranks: `[L + 1, B, T, k]`, how many tokens have a higher logit, -1 outside the vocabulary; None without ids.
       log_sum_exp: `[L + 1, B, T]`, of all V logits.
     """
 
@@ -146,7 +146,8 @@ def logit_lens(
         raise ValueError(f"top={top} cannot be asked for beside ids: leave one of them out")
     layers = residuals(model, params, tokens, positions=positions, **model_arguments)
     if ids is not None:
-        ids = _broadcast("ids", ids, (*layers.shape[1:3], *jnp.shape(ids)[-1:]))
+        ids = jnp.atleast_1d(jnp.asarray(ids))
+        ids = _broadcast("ids", ids, (*layers.shape[1:3], ids.shape[-1]))
     return _read_layers(params, layers, ids, model=model, top=top)
 
 
@@ -160,7 +161,8 @@ def _read_layers(params, layers, ids, *, model, top):
             return Lens(*chosen, None, total)
         known = (ids >= 0) & (ids < logits.shape[-1])
         chosen = jnp.where(known, jnp.take_along_axis(logits, jnp.where(known, ids, 0), axis=-1), jnp.nan)
-        return Lens(chosen, ids, jnp.sum(logits[..., None, :] > chosen[..., None], axis=-1), total)
+        ranks = jnp.sum(logits[..., None, :] > chosen[..., None], axis=-1)
+        return Lens(chosen, ids, jnp.where(known, ranks, -1), total)
 
     return jax.lax.map(one, layers)
 
@@ -188,7 +190,8 @@ def attribute_logits(
     Args:
       targets: ids that broadcast to `[B, T]`; one outside the vocabulary gives NaN.
       against: more ids; then the parts are those of `logit[targets] - logit[against]`.
-      positions: which of T to attribute, negative ones from the end; targets are then theirs alone. None: all.
+      positions: which of T to attribute, negative ones from the end; targets are then theirs alone. None: all. (What
+        the model itself calls `positions` cannot be given.)
       **model_arguments: as in `run`, without dropout.
 
     Raises:

@@ -65,7 +65,7 @@ def _index(argument: str, index: jax.Array | int | None, size: int | None, site:
         return None
     if size is None:
         raise ValueError(f"patch at {site}: the site has no {argument}s, so leave out {argument}={index}")
-    if np.ndim(index) or not jnp.issubdtype(jnp.result_type(index), jnp.integer):
+    if isinstance(index, (str, bool)) or np.ndim(index) or not jnp.issubdtype(jnp.result_type(index), jnp.integer):
         raise ValueError(f"patch at {site}: {argument}={index} must be one integer; for several use mask, or vmap")
     if isinstance(index, jax.core.Tracer):
         return jnp.where(index < 0, index + size, index)
@@ -76,11 +76,13 @@ def _index(argument: str, index: jax.Array | int | None, size: int | None, site:
 
 
 def _number(value: jax.Array | float, site: str) -> jax.Array | np.ndarray:
-    if isinstance(value, jax.Array):
-        return value
-    if np.asarray(value).dtype.kind not in "fiub":
-        raise ValueError(f"patch at {site}: value must be real numbers, not {value!r}")
-    return np.asarray(value, np.float32)
+    array = value if isinstance(value, jax.Array) else np.asarray(value)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise ValueError(f"patch at {site}: value must be real numbers, not {array.dtype} of shape {array.shape}")
+    if isinstance(array, np.ndarray):
+        return np.asarray(array, np.float32)
+    # Of one dtype whatever a scalar was written as, so that another one compiles nothing new.
+    return array if jnp.issubdtype(array.dtype, jnp.floating) and not array.weak_type else array.astype(jnp.float32)
 
 
 def _booleans(mask: jax.Array, site: str) -> jax.Array | np.ndarray:

@@ -43,7 +43,7 @@ def path_patch(
     other: jax.Array,
     *,
     sender: Node,
-    receivers: Iterable[Node] = (),
+    receivers: Iterable[Node] | Node = (),
     freeze_mlp: bool = False,
     other_arguments: dict | None = None,
     **model_arguments,
@@ -70,7 +70,7 @@ def path_patch(
     Raises:
       ValueError: as `run`, or if a node's site cannot send or receive.
     """
-    receivers = tuple(receivers)
+    receivers = (receivers,) if isinstance(receivers, Node) else tuple(receivers)
     _check(sender, ("mixed",), "sender")
     for receiver in receivers:
         _check(receiver, ("query", "key", "value"), "receiver")
@@ -82,6 +82,8 @@ def path_patch(
 
     _, own = run(model, params, tokens, capture=frozen, **model_arguments)
     _, theirs = run(model, params, other, capture=sender.site, **model_arguments | (other_arguments or {}))
+    if theirs[sender.site].shape != own[sender.site].shape:
+        raise ValueError(f"other {other.shape} and tokens {tokens.shape} differ: both need as many rows and tokens")
     patches = [Patch(site, own[site]) for site in frozen] + [sender.patch(theirs[sender.site])]
     reached = tuple(dict.fromkeys(receiver.site for receiver in receivers))
     logits, taps = run(model, params, tokens, capture=reached, patches=patches, **model_arguments)
@@ -94,6 +96,8 @@ def _receive(model, params, tokens, receivers: tuple[Node, ...], taps: Taps, mod
 
 
 def _check(node: Node, names: tuple[str, ...], role: str) -> None:
+    if not isinstance(node, Node) or node.layer is None:
+        raise ValueError(f"{node!r} cannot be a {role}: give a Node with a site and a layer")
     if "*" not in node.site or node.site.split("/")[-1] not in names:
         stack = node.site.split("/")[0]
         fits = " or ".join(f"{stack}/*/{name}" for name in names)

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import xlogy
 
 from transformer.inspection import places
 from transformer.inspection.sites import split_flags
@@ -179,6 +178,7 @@ def totals(
         raise ValueError(f"names={names} cannot work: choose some of {', '.join(SCORES)}")
     if model_arguments.get("cache") is not None:
         raise ValueError("cache: scores are of whole sequences; pass all tokens and leave it out")
+    tokens = jnp.asarray(tokens)
     if weights is not None and jnp.shape(weights) != tokens.shape:
         raise ValueError(f"weights have shape {jnp.shape(weights)}; they must be {tokens.shape}, one for each token")
     arrays, flags = split_flags(model_arguments)
@@ -262,7 +262,8 @@ def _masses(pattern: jax.Array, worths: jax.Array) -> jax.Array:
 
 def _entropy(pattern: jax.Array) -> jax.Array:
     pattern = pattern.astype(jnp.float32)
-    return -jnp.sum(xlogy(pattern, pattern), axis=-1)
+    logarithm = jnp.log(jnp.where(pattern > 0, pattern, 1.0))  # so that its slope is finite at a weight of 0
+    return -jnp.sum(pattern * logarithm, axis=-1)
 
 
 def _score(pattern: jax.Array, place: places.Place, weights: jax.Array | None) -> jax.Array:

@@ -40,6 +40,7 @@ class Scoring:
       causal: whether a query sees only itself and what came before.
       window: keys seen back from a query, itself included; 0: all.
       bias: what is added by position: `relative`, `alibi`, or none.
+      crosses: whether keys are another sequence's; otherwise they are the queries' own, one for each.
       relative: the parameters of a relative bias, or None.
       positions: `[B, T]` integers that the bias goes by; None counts from 0.
       mask: `[B, S]` booleans, the real keys; None: all.
@@ -51,6 +52,7 @@ class Scoring:
     causal: bool = flax.struct.field(pytree_node=False)
     window: int = flax.struct.field(pytree_node=False)
     bias: str = flax.struct.field(pytree_node=False)
+    crosses: bool = flax.struct.field(pytree_node=False)
     relative: Any | None = None
     positions: jax.Array | None = None
     mask: jax.Array | None = None
@@ -97,7 +99,7 @@ def scoring(
         raise ValueError("segments and source_segments come together: give both or neither")
     if crosses:
         options = {"mask": source_mask, "segments": segments, "key_segments": source_segments}
-        return Scoring(model.config, stack, causal=False, window=0, bias="none", **options)
+        return Scoring(model.config, stack, causal=False, window=0, bias="none", crosses=True, **options)
     if role == "encoder" and model.config.decoder is not None:
         mask, segments, positions = source_mask, source_segments, source_positions
     windows, kind = stack.attention.windows or (0,), stack.position.kind
@@ -107,6 +109,7 @@ def scoring(
         causal=role == "decoder",
         window=windows[layer % len(windows)],
         bias=kind,
+        crosses=False,
         relative=params[role]["relative"] if kind == "relative" else None,
         positions=positions,
         mask=mask,
@@ -170,6 +173,9 @@ def cells(
     """
     _check(query, key, scoring)
     queries, keys = _indices("queries", queries, query.shape[1]), _indices("keys", keys, key.shape[1])
+    whole = (query.shape[0], *query.shape[2:0:-1])
+    if log_sum_exp.shape != whole:
+        raise ValueError(f"log_sum_exp has shape {log_sum_exp.shape}; it must be {whole}, as its function gives it")
     if len(queries) != len(keys):
         raise ValueError(f"{len(queries)} queries and {len(keys)} keys make no pairs: give as many of both")
     return _cells(query, key, log_sum_exp, scoring, queries, keys)
@@ -271,6 +277,9 @@ def _check(query: jax.Array, key: jax.Array, scoring: Scoring) -> None:
         (heads, _), (groups, _) = wanted
         fits = f"[B, T, {heads}, {width}] and [B, S, {groups}, {width}] of one layer"
         raise ValueError(f"query {query.shape} and key {key.shape} must be {fits}")
+    if not scoring.crosses and query.shape[1] != key.shape[1]:
+        lengths = f"{query.shape[1]} queries and {key.shape[1]} keys"
+        raise ValueError(f"{lengths} are not of one whole sequence: capture all, and choose by positions")
     lengths = {"positions": query, "mask": key, "segments": query, "key_segments": key}
     for name, heads in lengths.items():
         array = getattr(scoring, name)

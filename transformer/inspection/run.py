@@ -6,10 +6,11 @@ import functools
 from collections.abc import Iterable
 
 import jax
+import jax.numpy as jnp
 
 from transformer.inspection.captures import Capture, readers
 from transformer.inspection.patches import resolve
-from transformer.inspection.sites import discover, split_flags
+from transformer.inspection.sites import discover, listed, split_flags
 from transformer.models.transformer import Transformer
 from transformer.nn.tap import Patch, Tap, Taps
 
@@ -51,11 +52,11 @@ def run(
       ValueError: if a glob matches no site, or a patch does not fit (see `inspection.patches.resolve`).
     """
     arrays, flags = split_flags(model_arguments)
-    patches = (patches,) if isinstance(patches, Patch) else tuple(patches)
+    tokens = jnp.asarray(tokens)
+    patches, capture = listed("patches", patches, (Patch,)), listed("capture", capture, (Capture, str))
     if patches:
         found = discover(model, params, tokens, arrays, flags)
         patches = tuple(resolve(patch, found, model.config) for patch in patches)
-    capture = (capture,) if isinstance(capture, (Capture, str)) else tuple(capture)
     return _run(params, tokens, patches, arrays, model=model, capture=capture, flags=flags)
 
 

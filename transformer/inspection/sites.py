@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from transformer.models.config import ModelConfig
 from transformer.models.transformer import Transformer
@@ -53,9 +54,32 @@ def discover(model: Transformer, params, tokens: jax.Array, arguments: dict, fla
 
 
 def split_flags(model_arguments: dict) -> tuple[dict, tuple[tuple[str, bool], ...]]:
-    """The arguments of a model's call that are traced, and the booleans, which are compiled in."""
-    flags = {name: value for name, value in model_arguments.items() if isinstance(value, bool)}
+    """The arguments of a model's call that are traced, and the booleans, which are compiled in.
+
+    Raises:
+      ValueError: if there is one that only `run` takes.
+    """
+    for name in ("capture", "patches"):
+        if name in model_arguments:
+            raise ValueError(f"{name} cannot be given here: only inspection.run takes it")
+    flags = {name: bool(value) for name, value in model_arguments.items() if isinstance(value, (bool, np.bool_))}
     return {name: value for name, value in model_arguments.items() if name not in flags}, tuple(sorted(flags.items()))
+
+
+def without_cache(model_arguments: dict) -> None:
+    """Raises ValueError if there is a cache, where whole sequences are looked at."""
+    if model_arguments.get("cache") is not None:
+        raise ValueError("cache cannot be given here: pass all tokens and leave it out")
+
+
+def listed(argument: str, given, kinds: tuple[type, ...]) -> tuple:
+    """One thing or several as a tuple; raises ValueError if they are not of these kinds."""
+    several = (given,) if isinstance(given, (str, *kinds)) or not isinstance(given, Iterable) else tuple(given)
+    for one in several:
+        if not isinstance(one, kinds):
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise ValueError(f"{argument}={one!r} cannot work: give {names}, one or several")
+    return several
 
 
 def layered(names: Iterable[str], config: ModelConfig) -> list[tuple[str, str]]:

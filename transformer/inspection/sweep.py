@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 
 from transformer.inspection.patches import resolve
 from transformer.inspection.run import run
-from transformer.inspection.sites import Site, discover, split_flags
+from transformer.inspection.sites import Site, discover, listed, split_flags, without_cache
 from transformer.models.transformer import Transformer
 from transformer.nn.tap import Patch, head_axis, position_axis
 
@@ -32,7 +32,7 @@ def sweep(
     heads: Range = None,
     positions: Range = None,
     besides: Iterable[Patch] | Patch = (),
-    memory: int = 2**30,
+    memory: float = 2**30,
     **model_arguments,
 ) -> Any:
     """What a metric of the logits becomes under one patch at each of many layers, heads and positions.
@@ -42,7 +42,7 @@ def sweep(
         effects = sweep(model, params, tokens, silence, metric=metric, layers="all", heads="all") - metric(logits)
 
     Args:
-      params, tokens, **model_arguments: as in `run`.
+      params, tokens, **model_arguments: as in `run`, without a cache and without `positions` of tokens.
       patch: what is done; with `layers`, its site has `*` for the layer. A value from another run, such as
         `taps["decoder/*/mixed"]`, patches each place with what the other run had there.
       metric: logits `[B, T, V]` to an array, or a tree of arrays; compiled in, so the same function compiles once.
@@ -56,18 +56,20 @@ def sweep(
     Raises:
       ValueError: as `run`, or if there is nothing to go over, or an index is out of range.
     """
+    without_cache(model_arguments)
     arrays, flags = split_flags(model_arguments)
+    tokens = jnp.asarray(tokens)
     found = discover(model, params, tokens, arrays, flags)
-    site = resolve(patch, found, model.config).site
+    besides = tuple(resolve(each, found, model.config) for each in listed("besides", besides, (Patch,)))
+    resolved = resolve(patch, found, model.config)
     ranges = {"layer": layers, "head": heads, "position": positions}
-    axes = {name: _indices(name, values, patch, site, found, model) for name, values in ranges.items()}
+    axes = {name: _indices(name, values, patch, resolved.site, found, model) for name, values in ranges.items()}
     axes = {name: values for name, values in axes.items() if values is not None}
     if not axes:
         raise ValueError('a sweep goes over something: give layers, heads or positions, such as layers="all"')
     grid = {name: index.ravel() for name, index in zip(axes, np.meshgrid(*axes.values(), indexing="ij"), strict=True)}
-    chunk = _chunk(found, memory)
-    besides = (besides,) if isinstance(besides, Patch) else tuple(besides)
-    out = _sweep(params, tokens, patch, besides, arrays, grid, model=model, metric=metric, flags=flags, chunk=chunk)
+    chunk = _chunk(found, {each.site for each in (resolved, *besides)}, memory)
+    out = _sweep(params, tokens, resolved, besides, arrays, grid, model=model, metric=metric, flags=flags, chunk=chunk)
     shape = tuple(map(len, axes.values()))
     return jax.tree.map(lambda array: array.reshape(*shape, *array.shape[1:]), out)
 
@@ -114,9 +116,10 @@ def _indices(name: str, values: Range, patch: Patch, site: str, found: dict[str,
     return (indices % size).astype(np.int32)
 
 
-def _chunk(found: dict[str, Site], memory: int) -> int:
+def _chunk(found: dict[str, Site], patched: Collection[str], memory: float) -> int:
     """How many runs fit into so many bytes, when one holds the sites of a layer twice, and the logits twice."""
-    if memory < 1:
-        raise ValueError(f"memory={memory} cannot work: it counts bytes, such as 2**30")
-    one = sum(math.prod(site.shape) * site.dtype.itemsize for site in found.values())
-    return max(1, memory // (2 * one))
+    if not isinstance(memory, (int, float)) or not memory >= 1:
+        raise ValueError(f"memory={memory!r} cannot work: it counts bytes, such as 2**30")
+    formed = (site for name, site in found.items() if name in patched or not name.endswith("/head_output"))
+    one = sum(math.prod(site.shape) * site.dtype.itemsize for site in formed)
+    return max(1, int(memory // (2 * one)))

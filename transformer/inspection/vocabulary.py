@@ -77,6 +77,8 @@ def head_table(
         raise ValueError(f"chunk={chunk} cannot work: it counts tokens, such as 4096")
     chunk = min(chunk, model.config.vocab)
     tokens, layer = jnp.asarray(tokens), layer % stack.depth
+    if tokens.ndim != 1:
+        raise ValueError(f"tokens have shape {tokens.shape}: give ids [N], such as [5]")
     return _head_table(params, tokens, layer, head, distance, model=model, top=top, chunk=chunk)
 
 
@@ -106,14 +108,14 @@ def _highest(
     """The ids with the highest scores and these, `[rows, top]` each, where ids `[chunk]` score `[rows, chunk]`."""
 
     def step(best: tuple, start: jax.Array) -> tuple:
-        ids = start + jnp.arange(chunk)
+        ids = start + jnp.arange(chunk, dtype=jnp.int32)
         new = jnp.where(ids < vocab, score(jnp.minimum(ids, vocab - 1)), -jnp.inf)
         ids = jnp.concatenate([best[0], jnp.broadcast_to(ids, new.shape)], axis=1)
         scores, places = jax.lax.top_k(jnp.concatenate([best[1], new], axis=1), top)
         return (jnp.take_along_axis(ids, places, axis=1), scores), None
 
     none = (jnp.zeros((rows, top), jnp.int32), jnp.full((rows, top), -jnp.inf))
-    return jax.lax.scan(step, none, jnp.arange(0, vocab, chunk))[0]
+    return jax.lax.scan(step, none, jnp.arange(0, vocab, chunk, dtype=jnp.int32))[0]
 
 
 def _seen(config: ModelConfig, params, layer: jax.Array, ids: jax.Array) -> jax.Array:

@@ -190,6 +190,8 @@ def unembedding(config: ModelConfig, params: dict) -> tuple[jax.Array, jax.Array
 def _check_ids(name, ids, config: ModelConfig, stack: Stack, mask, segments, positions, token_types) -> None:
     if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"{name} must be [B, T] integers, not {ids.dtype} of shape {ids.shape}")
+    if not ids.shape[1]:
+        raise ValueError(f"{name} of shape {ids.shape} are empty: give at least one token in each row")
     if stack.position.kind == "learned" and ids.shape[1] > config.length:
         raise ValueError(f"{name} has length {ids.shape[1]}, but the model has {config.length} learned positions")
     fellows = {"mask": mask, "segments": segments, "positions": positions, "token_types": token_types}

@@ -89,9 +89,11 @@ class Patch:
         for index, axis in ((self.head, head_axis(axes)), (self.position, position_axis(axes))):
             if index is not None:
                 where = jnp.logical_and(where, jax.lax.broadcasted_iota(jnp.int32, x.shape, axis) == index)
-        value = jnp.asarray(value, x.dtype)
-        new = {"set": lambda: value, "add": lambda: x + value, "scale": lambda: x * value}[self.mode]()
-        return jnp.where(where, new, x)
+        # In float32 at least: a factor near 1 would be 1 in bfloat16.
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        value, own = jnp.asarray(value, wide), x.astype(wide)
+        new = {"set": lambda: value, "add": lambda: own + value, "scale": lambda: own * value}[self.mode]()
+        return jnp.where(where, new.astype(x.dtype), x)
 
 
 def _of_layer(array: jax.Array | float | None, axes: str, layer: jax.Array | None) -> jax.Array | float | None:
@@ -143,8 +145,11 @@ class Tap:
 
     def wants(self, name: str) -> bool:
         """Whether the site is captured or patched, so that a computation must form it."""
-        site = self.prefix + name
-        return site in self.capture or any(patch.site == site for patch in self.patches)
+        return self.prefix + name in self.capture or self.changes(name)
+
+    def changes(self, name: str) -> bool:
+        """Whether the site is patched."""
+        return any(patch.site == self.prefix + name for patch in self.patches)
 
     def under(self, name: str) -> Tap:
         """The same tap for sites whose names begin with `name` and a slash; what it reads lands here."""

@@ -1,5 +1,7 @@
 """The page in a browser: what it shows equals NumPy's numbers, and tokens are text whatever they hold."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -125,6 +127,9 @@ def test_numbers_are_exact_where_the_pointer_is(visit, sample):
     said = [text.replace("−", "-") for text in tab.locator("#pattern .readout-numbers dd").all_inner_texts()]
     wanted = [truth[name][HEAD, 9, 7] for name in ("raw", "biased", "weights")]
     np.testing.assert_allclose([float(said[place]) for place in (0, 3, 5)], wanted, atol=6e-4)
+    assert said[4] == "may see"
+    plane.hover(position={"x": 7.5 * cell, "y": 9.5 * cell})  # a later key
+    assert tab.locator("#pattern .readout-numbers dd").nth(4).inner_text() == "−∞"
 
 
 def test_a_layer_without_detail_says_so_and_shows_bytes(visit, sample):
@@ -217,6 +222,73 @@ def test_heads_sort_by_what_they_do(visit, sample):
     tab = visit(sample.data)
     tab.get_by_label("order").select_option("ablation")
     names = tab.locator(".thumb").evaluate_all("thumbs => thumbs.map(thumb => thumb.ariaLabel)")
-    assert names[0].startswith("layer 2, head 2, ablation 1.100") and names[-1].startswith("layer 0, head 3")
+    effect = "effect of removing it, on ·w3 at 11 (nats)"
+    assert names[0] == f"layer 2, head 2, {effect}: 1.100" and names[-1].startswith("layer 0, head 3")
+    assert "on ·w3 at 11 when" in tab.locator("#heads .one-of p:not(.hidden)").inner_text()
+    assert tab.locator("#heads dt").first.inner_text() == effect
     tab.locator(".thumb").nth(5).click()
     assert tab.get_by_role("region", name="selection").get_by_label("head", exact=True).input_value() == "1"
+
+
+def test_a_model_that_was_not_trained_to_predict_is_not_said_to(visit, sample):
+    said = "not trained to predict tokens"
+    assert visit(sample.data).get_by_text(said).count() == 0
+    tab = visit({**sample.data, "model": {**sample.data["model"], "predicts": False}})
+    for section in ("heads", "next", "lens", "change"):
+        assert said in tab.locator(f"#{section} .caption + .missing").inner_text(), section
+    shown = re.sub(f"{said}", "", tab.locator("main").inner_text())
+    assert not re.search("predict|guess|likel|probabilit|comes next", shown, re.IGNORECASE)
+
+
+def test_words_that_texts_do_not_share_are_compared_once_they_are_chosen(visit, sample):
+    texts = [*sample.data["texts"]]
+    tokens = [{**token, "id": 100 + token["id"]} for token in texts[1]["sides"]["decoder"]["tokens"]]
+    texts[1] = {
+        **texts[1],
+        "sides": {**texts[1]["sides"], "decoder": {**texts[1]["sides"]["decoder"], "tokens": tokens}},
+    }
+    tab = visit({**sample.data, "texts": texts})
+    tab.get_by_text("No word in common: choose one in each text.").wait_for()
+    assert tab.locator("#compare td").count() == tab.locator("#compare svg").count() == 0
+    tab.get_by_role("listbox", name="word of text 1").get_by_role("option").nth(4).click()
+    assert tab.locator("#compare td").count() == 0
+    tab.get_by_role("listbox", name="word of text 2").get_by_role("option").nth(7).click()
+    assert tab.locator("#compare td").count() == len(sample.cosines)
+
+
+@pytest.mark.parametrize(("kind", "said"), [("learned", "but for its place"), ("rotary", "same everywhere")])
+def test_where_places_are_added_a_word_is_not_the_same_everywhere(visit, sample, kind, said):
+    model = sample.data["model"]
+    stacks = {"decoder": {**model["stacks"]["decoder"], "position": kind}}
+    tab = visit({**sample.data, "model": {**model, "stacks": stacks}})
+    assert said in tab.locator("#compare .caption").inner_text()
+
+
+def test_the_ledger_has_the_models_own_total_too(visit, sample):
+    tab = visit({**sample.data, "model": {**sample.data["model"], "parameters": 321}})
+    totals = [text.split("\t")[:2] for text in tab.locator("#ledger tbody tr").all_inner_texts()[-2:]]
+    assert totals == [["total of this tally", "334"], ["in the model, each counted once", "321"]]
+
+
+def test_arcs_fit_their_picture_whichever_token_asks(visit, sample):
+    tab = visit(sample.data)
+    picture = tab.locator("#text .arcs-picture")
+    room, tops = float(picture.get_attribute("height")), []
+    for place in range(12):
+        tab.locator("#text .arcs .word").nth(place).click()
+        tops += tab.locator("#text path.arc").evaluate_all("arcs => arcs.map(arc => arc.getBBox().y)")
+        assert float(picture.get_attribute("height")) == room
+    assert 7 <= min(tops) < 12  # half of the widest arc stands above its middle
+
+
+def test_weights_in_a_sentence_are_not_in_scientific_notation(visit, sample):
+    weights = sample.truth[0]["decoder/cross"][LAYER]["weights"]  # of five keys, all of which are listed
+    least = np.where(weights > 0, weights, 1).min(-1)
+    head, query = np.unravel_index(np.argmin(least), least.shape)
+    assert least[head, query] < 0.005
+    tab = visit(sample.data)
+    choose(tab, "attention", "decoder/cross")
+    choose(tab, "head", int(head))
+    tab.locator("#text .arcs .token-row").last.locator(".word").nth(int(query)).click()
+    said = tab.locator("#text .ranking").inner_text()
+    assert "< 0.01" in said and not re.search(r"\de", said)

@@ -1,5 +1,6 @@
 """The page in use: by keyboard, on narrow screens, in the dark, in a notebook, with a model behind it, or broken."""
 
+import contextlib
 import re
 import threading
 
@@ -101,6 +102,15 @@ def test_a_narrow_screen_scrolls_down_only(visit, sample):
     tab.locator("#pattern .grid-plane").click(position={"x": 40, "y": 10})
     assert tab.locator(".selected-pair .query").inner_text() != ""
     assert tab.evaluate(SMALL) == 0  # WCAG 2.2, 2.5.8: targets of 24 pixels
+    whole = "element => element.scrollWidth <= element.clientWidth"
+    assert tab.locator("#text .ranking").evaluate(whole)
+    names = tab.locator(".slider label, .choice legend:not(.unseen)").all()
+    assert max(name.bounding_box()["height"] for name in names) < 30  # in one line
+    totals = [count.bounding_box() for count in tab.locator("#ledger td:nth-child(2)").all()]
+    assert max(box["x"] + box["width"] for box in totals) < 400 and min(box["width"] for box in totals) > 20
+    assert tab.locator("#ledger th").first.bounding_box()["width"] > 120
+    tab.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    assert tab.locator(".selected-pair").bounding_box()["y"] == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -118,6 +128,21 @@ def test_those_who_want_no_motion_get_none(visit, sample):
     tab = visit(sample.data, reduced_motion="reduce")
     script = "getComputedStyle(document.querySelector('.dots circle')).transitionDuration"
     assert tab.evaluate(script) == "0s"
+
+
+def test_the_end_of_a_spinner_keeps_the_focus(visit, sample):
+    tab = visit(sample.data)
+    further = tab.get_by_role("button", name="next head")
+    for _ in range(3):  # from head 2 of 4
+        further.press("Enter")
+    assert further.evaluate("button => button === document.activeElement && button.ariaDisabled") == "true"
+    assert tab.get_by_role("region", name="selection").get_by_label("head", exact=True).input_value() == "3"
+
+
+def test_the_choice_of_colours_stays_in_a_row(visit, sample):
+    tab = visit({**sample.data, "title": "a long title " * 20})
+    tops = tab.locator("header .choice-options label").evaluate_all("all => all.map(one => one.offsetTop)")
+    assert len(set(tops)) == 1
 
 
 def test_what_cannot_be_read_is_said_in_a_panel(visit, sample):
@@ -148,8 +173,8 @@ def test_a_browser_that_cannot_inflate_is_told_so(browser, sample, tmp_path):
 
 
 @pytest.fixture
-def served(sample):
-    """The address of the sample's page with a model behind it that answers by rote, and what it was asked."""
+def serve(sample):
+    """`serve(data)`: the address of a page with a model behind it that answers by rote, and what it was asked."""
     asked = []
 
     def intervene(request):
@@ -157,7 +182,8 @@ def served(sample):
         if len(request["patches"]) > 1:
             raise ValueError("one change at a time")
         after = 0.25 if request["patches"][0]["action"] == "zero" else 0.75
-        halves = {"names": {"4": " mole", "0": "</script>"}, "rest_before": 0.1, "rest_after": 0.1, "kl": 0.125}
+        kl = 0.125 if after == 0.25 else 0.0
+        halves = {"names": {"4": " mole", "0": "</script>"}, "rest_before": 0.1, "rest_after": 0.1, "kl": kl}
         return {
             "before": {"ids": [4, 0], "probabilities": [0.6, 0.3]},
             "after": {"ids": [4, 0], "probabilities": [after, 0.9 - after]},
@@ -172,18 +198,23 @@ def served(sample):
         asked.append(("texts", request))
         return {**sample.data, "title": "another", "texts": sample.data["texts"][1:], "similarity": []}
 
-    with Server(("127.0.0.1", 0), Handler) as server:
-        actions = {"intervene": intervene, "detail": detail, "texts": texts}
-        server.open(sample.data, actions, {"max_texts": 3, "max_characters": 4000})
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server.url, asked
-        server.shutdown()
-        thread.join()
+    with contextlib.ExitStack() as stack:
+
+        def start(data):
+            server = stack.enter_context(Server(("127.0.0.1", 0), Handler))
+            actions = {"intervene": intervene, "detail": detail, "texts": texts}
+            server.open(data, actions, {"max_texts": 3, "max_characters": 4000})
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            return server.url, asked
+
+        yield start
 
 
-def test_a_served_page_changes_heads_and_shows_what_follows(visit, served):
-    url, asked = served
+def test_a_served_page_changes_heads_and_shows_what_follows(visit, serve, sample):
+    url, asked = serve(sample.data)
     tab = visit(url=url, expected="400 (Bad Request)")
     tab.get_by_role("button", name="set to zero").click()
     tab.get_by_text("0.1250 nats").wait_for()
@@ -192,6 +223,7 @@ def test_a_served_page_changes_heads_and_shows_what_follows(visit, served):
     assert tab.locator("#change tbody tr").first.inner_text().split("\t")[-2:] == ["60.0 %", "25.0 %"]
     tab.get_by_role("button", name="scale").click()
     tab.get_by_text("75.0 %").wait_for()
+    assert tab.locator("#change [role=status]").inner_text() == "The prediction did not move."
     assert asked[-1][1]["patches"] == [{**patch, "action": "scale", "value": 2}]
     choose(tab, "head", 0)
     tab.get_by_role("button", name="set to zero").click()
@@ -200,8 +232,8 @@ def test_a_served_page_changes_heads_and_shows_what_follows(visit, served):
     tab.get_by_text("75.0 %").wait_for()
 
 
-def test_a_served_page_fetches_detail_and_other_texts(visit, served):
-    url, asked = served
+def test_a_served_page_fetches_detail_and_other_texts(visit, serve, sample):
+    url, asked = serve(sample.data)
     tab = visit(url=url)
     choose(tab, "layer", 0)
     tab.locator("#score svg").first.wait_for()
@@ -209,5 +241,58 @@ def test_a_served_page_fetches_detail_and_other_texts(visit, served):
     tab.get_by_label("text 1", exact=True).fill("other words")
     tab.get_by_role("button", name="run the model").click()
     tab.get_by_role("heading", name="another").wait_for()
-    assert asked[-1] == ("texts", {"texts": ["other words", "text 1"]})
+    assert ("texts", {"texts": ["other words", "text 1"]}) in asked
     assert tab.get_by_role("button", name="set to zero").is_visible()
+
+
+def test_a_served_page_keeps_its_selection_over_other_texts(visit, serve, sample):
+    tab = visit(url=serve(sample.data)[0])
+    chosen = {"attention": "decoder/cross", "layer": "1", "head": "3"}
+    for label, value in chosen.items():
+        choose(tab, label, value)
+    step(tab, "scaled")
+    tab.get_by_role("button", name="run the model").click()
+    tab.get_by_role("heading", name="another").wait_for()
+    selection = tab.get_by_role("region", name="selection")
+    assert {label: selection.get_by_label(label, exact=True).input_value() for label in chosen} == chosen
+    assert tab.locator("#pattern input[value=scaled]").is_checked()
+
+
+def test_a_served_page_shows_the_prediction_before_any_change(visit, serve, sample):
+    tab = visit(url=serve(sample.data)[0])
+    tab.locator("#text .arcs .word").last.click()
+    known = tab.locator("#next tbody tr").evaluate_all("rows => rows.map(row => row.cells[2].innerText)")
+    assert tab.locator("#change tbody tr").evaluate_all("rows => rows.map(row => row.cells[2].innerText)") == known
+    heights = [tab.evaluate(HEIGHT)]
+    tab.get_by_role("button", name="set to zero").click()
+    tab.get_by_text("0.1250 nats").wait_for()
+    assert heights == [tab.evaluate(HEIGHT)]
+
+
+def test_texts_of_different_sources_are_changed_apart(visit, serve, sample):
+    texts = [{**sample.data["texts"][0], "text": "target", "source": source} for source in ("this", "that")]
+    url, asked = serve({**sample.data, "texts": texts, "similarity": []})
+    tab = visit(url=url)
+    tab.get_by_role("button", name="set to zero").click()
+    tab.get_by_text("0.1250 nats").wait_for()
+    assert asked[-1][1]["source"] == "this"
+    tab.locator(".selection input[value='1']").check(force=True)
+    tab.get_by_text("No change yet").wait_for()
+    tab.get_by_role("button", name="take from another text").click()
+    tab.get_by_text("75.0 %").wait_for()
+    (patch,) = asked[-1][1]["patches"]
+    assert asked[-1][1]["source"] == "that" and (patch["other"], patch["other_source"]) == ("target", "this")
+    assert tab.get_by_label("as in").input_value() == "0"
+
+
+def test_a_change_names_the_token_of_its_own_attention(visit, serve, sample):
+    first, second = sample.data["texts"]
+    encoder = {**second["attentions"][0], "name": "encoder", "queries": "encoder", "keys": "encoder"}
+    sides = {**first["sides"], "encoder": second["sides"]["decoder"]}  # of fewer tokens
+    text = {**first, "attentions": [first["attentions"][0], encoder], "sides": sides}
+    tab = visit(url=serve({**sample.data, "texts": [text], "similarity": []})[0])
+    tab.locator("#text .arcs .word").last.click()
+    tab.get_by_label("at every token").uncheck()
+    tab.get_by_role("button", name="set to zero").click()
+    choose(tab, "attention", "encoder")
+    assert tab.locator(".patch .token").inner_text() == "·w3"

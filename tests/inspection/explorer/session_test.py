@@ -24,12 +24,14 @@ def sessions(described):
 
 def test_texts_are_described_and_remembered(sessions):
     one, both, asked = sessions
-    data = one.texts({"texts": ["abcde", "edcba"]})
+    data = first = one.texts({"texts": ["abcde", "edcba"]})
     assert [text["text"] for text in data["texts"]] == ["abcde", "edcba"] and data["title"] == "abcde"
     assert [token["id"] for token in data["texts"][1]["sides"]["decoder"]["tokens"]] == [ord(c) % 11 for c in "edcba"]
     data = both.texts({"texts": ["abcde"], "sources": ["fedcbag"]})
     assert data["texts"][0]["source"] == "fedcbag" and len(data["texts"][0]["sides"]["encoder"]["tokens"]) == 7
     asked.clear()
+    assert one.texts({"texts": ["abcde", "edcba"]}) == first
+    assert one._look.cache_info()[:2] == (2, 2)  # hits, misses
     one.detail({"text": "abcde", "attention": "decoder", "layer": 1})
     assert asked == []  # it was read before
     for number in range(20):

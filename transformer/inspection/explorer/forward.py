@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from transformer.inspection.explorer.attentions import Attention
 from transformer.inspection.lens import read
@@ -14,6 +15,7 @@ from transformer.models.transformer import Transformer
 from transformer.nn.tap import Tap
 
 STEPS = 255  # of a weight in a byte
+ROWS = 16  # whose logits are on the host at a time
 
 
 class Overview(NamedTuple):
@@ -70,26 +72,53 @@ def lens(params, residuals: jax.Array, *, model: Transformer, count: int) -> tup
     return jax.lax.map(one, residuals)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "count", "bins"))
-def next_tokens(params, features: jax.Array, *, model: Transformer, count: int, bins: int):
-    """The `count` largest logits of every position, and the others in bins of equal width.
+class Following(NamedTuple):
+    """Which tokens may follow each position.
 
-    Returns:
-      ids and logits `[T, count]`; the others' number and mean logit `[T, bins, 2]`; log-sum-exp of all `[T]`.
+    Attributes:
+      ids, logits: `[T, count]`, the largest logits.
+      tail: `[T, bins, 2]`, number and mean of the other logits, in bins of equal width from the smallest to those.
+      log_sum_exp: `[T]`, of all logits.
     """
 
-    def one(row):
-        logits = model.apply({"params": params}, row[None, None], method="read")[0, 0]
-        best, ids = jax.lax.top_k(logits, count)
-        low = jnp.min(logits)
-        places = jnp.clip((logits - low) / jnp.maximum(best[-1] - low, 1e-30) * bins, 0, bins - 1).astype(jnp.int32)
-        places = places.at[ids].set(bins)
-        inside = lambda place: jnp.stack([jnp.sum(places == place), jnp.sum(jnp.where(places == place, logits, 0))])  # noqa: E731
-        counts, sums = jax.lax.map(inside, jnp.arange(bins)).T
-        tail = jnp.stack([counts, sums / jnp.maximum(counts, 1)], axis=-1)
-        return ids, best, tail, jax.nn.logsumexp(logits)
+    ids: np.ndarray
+    logits: np.ndarray
+    tail: np.ndarray
+    log_sum_exp: np.ndarray
 
-    return jax.lax.map(one, features[0])
+
+def next_tokens(model: Transformer, params, features: jax.Array, length: int, *, count: int, bins: int) -> Following:
+    """The next token at the first `length` of the features `[1, T, D]`: the largest logits, and the rest in bins.
+
+    Raises:
+      ValueError: if a logit is not finite.
+    """
+    parts = []
+    for start in range(0, length, ROWS):
+        places = np.minimum(np.arange(start, start + ROWS), length - 1)
+        read = jax.device_get(_next_tokens(params, features, places, model=model, count=count))
+        ids, best, total, logits = (array[: length - start] for array in read)
+        if not np.isfinite(logits).all():
+            raise ValueError("the model gives logits that are not finite: load parameters that work, or more bits")
+        tail = np.stack([_bins(*row, bins) for row in zip(logits, ids, best, strict=True)])
+        parts.append(Following(ids, best, tail, total))
+    return Following(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "count"))
+def _next_tokens(params, features, places, *, model, count):
+    logits = model.apply({"params": params}, features[:, places], method="read")[0]
+    best, ids = jax.lax.top_k(logits, count)
+    return ids, best, jax.nn.logsumexp(logits, axis=-1), logits
+
+
+def _bins(logits: np.ndarray, listed: np.ndarray, best: np.ndarray, bins: int) -> np.ndarray:
+    """Number and mean of a row's logits, those that are not listed, in bins up to the least that is: `[bins, 2]`."""
+    rest = np.delete(logits.astype(np.float64), listed)
+    low = rest.min()
+    places = np.clip((rest - low) / max(best[-1] - low, 1e-30) * bins, 0, bins - 1).astype(np.int64)
+    counts, sums = np.bincount(places, minlength=bins), np.bincount(places, rest, minlength=bins)
+    return np.stack([counts, sums / np.maximum(counts, 1)], axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -17,7 +17,8 @@ from transformer.models.transformer import Transformer, unembedding
 from transformer.nn.tap import Patch, Tap
 
 SIDES = 4  # tokens of each sign in `promotes`
-MEMORY = 2**30  # bytes that the silenced runs of one time may take
+MEMORY = 2**27  # bytes that the silenced runs of one time may take; with more of them CPUs wait for memory
+TOGETHER = 8  # positions that share a pass over the vocabulary
 READ = ("query", "key", "value", "mixed")
 
 
@@ -161,7 +162,7 @@ def _promotes(model: Transformer, params, added: jax.Array, end: jax.Array) -> t
         (best, most), (worst, least) = jax.lax.top_k(logits, count), jax.lax.top_k(-logits, count)
         return jnp.concatenate([most, least], axis=-1), jnp.concatenate([best, -worst], axis=-1)
 
-    return jax.lax.map(one, shares)
+    return jax.lax.map(one, shares, batch_size=TOGETHER)
 
 
 def _share(norm: Norm, params: dict, part: jax.Array, whole: jax.Array) -> jax.Array:

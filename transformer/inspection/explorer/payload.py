@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -55,8 +55,18 @@ class Room:
         self.limits.append(f"{said}: {choose}give more bytes with --budget=…")
 
 
-def describe(subject: Subject, readings: Sequence[Reading], *, title: str, choice: Choice = Choice()) -> Json:
+def describe(
+    subject: Subject,
+    readings: Sequence[Reading],
+    *,
+    title: str,
+    choice: Choice = Choice(),
+    look: Callable[..., Look] = look,
+) -> Json:
     """What `page` shows.
+
+    Args:
+      look: `explorer.look.look`, or what remembers its results.
 
     Raises:
       ValueError: if there are too many texts, one is too long, a layer is chosen that the model lacks, or the budget
@@ -68,7 +78,7 @@ def describe(subject: Subject, readings: Sequence[Reading], *, title: str, choic
         reading.check(subject.config, TOKENS)
     layers = _layers(subject, "layers", choice.layers)
     chosen = None if choice.detail is None else _layers(subject, "detail", choice.detail)
-    looks = [look(subject, reading, layers) for reading in readings]
+    looks = [look(subject, reading, tuple(layers.items())) for reading in readings]
     data = {
         "version": VERSION,
         "title": title,
@@ -103,7 +113,13 @@ def _layers(subject: Subject, argument: str, chosen: tuple[int, ...] | None) -> 
     wrong = [layer for layer in chosen if not 0 <= layer < deepest]
     if wrong or not chosen:
         raise ValueError(f"{argument}={chosen} cannot work: choose among layers 0 to {deepest - 1}")
-    return {a: tuple(sorted({layer for layer in chosen if layer < depth})) for a, depth in depths.items()}
+    found = {a: tuple(sorted({layer for layer in chosen if layer < depth})) for a, depth in depths.items()}
+    for attention, layers in found.items():
+        if not layers:
+            raise ValueError(
+                f"{argument}={chosen} has no layer of the {attention.role}: add one below {depths[attention]}"
+            )
+    return found
 
 
 def _text(seen: Look) -> Json:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable
 
 from transformer.inspection.explorer.details import details
 from transformer.inspection.explorer.intervene import Change, intervene
+from transformer.inspection.explorer.look import look
 from transformer.inspection.explorer.packing import Json
 from transformer.inspection.explorer.payload import TEXTS, TOKENS, Choice, describe
 from transformer.inspection.explorer.reading import Reading, beginning
@@ -14,14 +16,14 @@ from transformer.inspection.explorer.subject import Subject
 
 CHARACTERS = 4000  # of one text
 CHANGES = 64  # of one intervention
-KEPT = 16  # readings
+KEPT = 16  # texts
 MISSING = object()
 
 Read = Callable[[str, str | None], Reading]  # a text and, for an encoder-decoder, its source
 
 
 class Session:
-    """A model that answers requests, each a JSON object; it remembers how the last texts were read.
+    """A model that answers requests, each a JSON object; it remembers how the last texts were read, and what was seen.
 
     Args:
       read: from a text, and the source where there is one, to what the model reads; ValueError if it cannot.
@@ -30,6 +32,7 @@ class Session:
 
     def __init__(self, subject: Subject, read: Read, choice: Choice = Choice()):  # noqa: B008
         self._subject, self._read, self._choice = subject, read, choice
+        self._look = functools.lru_cache(2 * TEXTS)(look)
         self._readings: OrderedDict[tuple[str, str | None], Reading] = OrderedDict()
 
     @property
@@ -50,7 +53,7 @@ class Session:
     def page(self, readings: list[Reading]) -> Json:
         """`describe` of these readings, which are remembered by their texts."""
         title = beginning(readings[0].text or readings[0].source_text or self._subject.origin, 80)
-        data = describe(self._subject, readings, title=title, choice=self._choice)
+        data = describe(self._subject, readings, title=title, choice=self._choice, look=self._look)
         for reading in readings:
             self._remember((reading.text, reading.source_text), reading)
         return data

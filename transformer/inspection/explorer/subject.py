@@ -13,7 +13,7 @@ from transformer.models.ledger import ledger
 from transformer.models.transformer import Transformer
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
     """A model to explore.
 

@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { goTo, useTheme } from "./browser.js";
 import { titles } from "./attention.js";
-import { change, current, initial, queryOf, withDetail, withWord } from "./store.js";
+import { change, compare, current, initial, queryOf, replaced, withDetail } from "./store.js";
 import { askDetail } from "./server.js";
 import { named } from "./tokens.js";
 import { Head } from "./parts/head.jsx";
@@ -41,7 +41,7 @@ export function App({ data }) {
     <>
       <Head page={page} themeChosen={themeChosen} chooseTheme={chooseTheme} />
       <SelectionBar page={page} />
-      <Places />
+      <Places names={page.predicts ? PLACES : { ...PLACES, next: "read-out" }} />
       <main>
         <ArcsView page={page} />
         <PatternView page={page} />
@@ -73,18 +73,20 @@ function describePage(state, setState, announce, theme) {
     attentionTitle: titles[attention.name] ?? attention.name,
     query: queryOf(state),
     readAt: text.next.side === attention.queries ? queryOf(state) : text.position, // whose prediction is looked at
+    ...readOut(state.data.model, text.next.side),
     theme,
     announce,
     select: (wanted) => setState((now) => change(now, wanted)),
-    choose: (side, index, position) =>
-      setState((now) =>
-        index === now.text && side === current(now).queries
-          ? change(now, { query: position })
-          : withWord(now, side, index, position),
-      ),
-    replace: (data) => setState(initial({ ...data, served: state.data.served })),
+    compare: (side, index, position) => setState((now) => compare(now, side, index, position)),
+    replace: (data) => setState((now) => replaced(now, { ...data, served: now.data.served })),
     named: (id) => named(text.next.names, id),
   };
+}
+
+/** Whether what is read out was learned, as a guess at tokens, and in a word of which token: of what to speak of it. */
+function readOut({ predicts = true }, side) {
+  if (!predicts) return { predicts, place: "at", output: "read-out" };
+  return { predicts, place: side === "encoder" ? "in place of" : "after", output: "prediction" };
 }
 
 /** In a served page a layer's detail comes when the layer is selected. Says how the rest can be had. */
@@ -104,9 +106,9 @@ function useDetail({ state, text, attention }, setState) {
   return limits.find((limit) => limit.includes("--detail")) ?? "";
 }
 
-const Places = () => (
+const Places = ({ names }) => (
   <nav class="places" aria-label="parts of this page">
-    {Object.entries(PLACES).map(([id, name]) => (
+    {Object.entries(names).map(([id, name]) => (
       <button type="button" onClick={() => goTo(id)}>
         {name}
       </button>

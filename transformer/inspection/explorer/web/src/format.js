@@ -12,9 +12,16 @@ export function number(value, decimals = 3) {
   return value < 0 ? `−${text}` : text;
 }
 
+/** A weight as a sentence has it, with so many decimals: one too small for them is less than their last place. */
+export const weight = (value, decimals = 2) =>
+  value > 0 && value < 0.5 * 10 ** -decimals ? `< ${10 ** -decimals}` : number(value, decimals);
+
 /** A number whose sign is always written. */
 export const signed = (value, decimals = 2) =>
   missing(value) || value < 0 ? number(value, decimals) : `+${number(value, decimals)}`;
+
+/** Of a pair whether the mask lets it through. */
+export const throughMask = (seen) => (seen ? "may see" : "−∞");
 
 /** A probability in per cent. */
 export function percent(probability) {

@@ -23,6 +23,20 @@ export function ranked({ all, ids, logits, tail, logSumExp }) {
   return { ids, logits, tail: present, spread: Math.max(0, Math.min(WIDEST, spread)) };
 }
 
+/** The logits at a position of a text's `next`, ranked. */
+export function logitsAt(next, position) {
+  const all = next.all?.[position]?.data;
+  if (all) return ranked({ all });
+  const { ids, logits, tail, log_sum_exp: logSumExp } = next.top;
+  const place = next.positions.indexOf(position);
+  const row = ({ shape: [, width], data }) => data.subarray(place * width, (place + 1) * width);
+  const [, bins] = tail.shape;
+  const pairs = Array.from({ length: bins }, (_, bin) =>
+    tail.data.subarray((place * bins + bin) * 2, (place * bins + bin) * 2 + 2),
+  );
+  return ranked({ ids: row(ids), logits: row(logits), tail: pairs, logSumExp: logSumExp.data[place] });
+}
+
 /**
  * Probabilities of `ranked` tokens after temperature, before the cut (`before`) and after it (`after`), and of the
  * rest. Temperature 0 is greedy. `exact` says whether every token's own logit was there.

@@ -6,15 +6,25 @@ const RUN = 16; // tokens that a shared word and its surroundings may have
 
 /**
  * The state of a page: `data` as unpacked, `texts` made ready, and the selection: which text, attention, layer and
- * head, the query token and the key token, the step of the pattern, and in each text the word that is compared.
+ * head, the query token and the key token, the step of the pattern, and in each text the word that is compared; what
+ * texts do not share is compared once it was chosen (`compared`).
  */
 export function initial(data) {
   const texts = data.texts.map(prepare);
   const names = texts[0].attentions.map((attention) => attention.name);
   const attention = names.includes("decoder") ? "decoder" : names[0];
-  const words = Object.fromEntries(Object.keys(texts[0].sides).map((side) => [side, commonWord(texts, side)]));
-  const state = { data, texts, text: 0, attention, step: "softmax", asColumns: true, words, version: 0 };
+  const found = Object.keys(texts[0].sides).map((side) => [side, commonWord(texts, side)]);
+  const words = Object.fromEntries(found.map(([side, { places }]) => [side, places]));
+  const compared = Object.fromEntries(found.map(([side, { shared }]) => [side, texts.map(() => shared)]));
+  const state = { data, texts, text: 0, attention, step: "softmax", asColumns: true, words, compared, version: 0 };
   return settle({ ...state, ...striking(current(state)) });
+}
+
+/** The state of other data, with as much of the selection as there is in them. */
+export function replaced(state, data) {
+  const { attention, layer, head, step, asColumns } = state;
+  const text = Math.min(state.text, data.texts.length - 1);
+  return change(initial(data), { text, attention, layer, head, step, asColumns });
 }
 
 /** The attention that is selected. */
@@ -34,8 +44,15 @@ export function change(state, { query, ...wanted }) {
   return settle(placed, "key" in wanted || !moved);
 }
 
-/** The state in which another word of a text is compared. */
-export const withWord = (state, side, text, position) => ({
+/** The state in which another word of a text is compared, which is the query too where it can be. */
+export function compare(state, side, text, position) {
+  const chosen = state.compared[side].map((old, index) => old || index === text);
+  const next = { ...state, compared: { ...state.compared, [side]: chosen } };
+  const asks = text === state.text && side === current(state).queries;
+  return asks ? change(next, { query: position }) : withWord(next, side, text, position);
+}
+
+const withWord = (state, side, text, position) => ({
   ...state,
   words: { ...state.words, [side]: state.words[side].map((old, index) => (index === text ? position : old)) },
 });
@@ -54,13 +71,11 @@ function settle(state, keepKey = false) {
   const layer = attention.layers.includes(state.layer) ? state.layer : attention.layers[0];
   const head = bound(state.head, attention.heads);
   const query = bound(queryOf(state), attention.rows.length);
-  const steps = attention.steps(layer, head).list;
   const key =
     keepKey && state.key < attention.columns.length
       ? bound(state.key, attention.columns.length)
       : strongest(attention, layer, head, query);
-  const step = steps.some(({ id }) => id === state.step) ? state.step : "softmax";
-  const settled = { ...state, attention: attention.name, layer, head, key, step };
+  const settled = { ...state, attention: attention.name, layer, head, key };
   return withWord(settled, attention.queries, state.text, query);
 }
 
@@ -88,12 +103,13 @@ function striking(attention) {
 
 /**
  * In each text the place of the word that they share: of the longest run of tokens that all have, measured in letters,
- * the longest token; of several the last, since a word's last token has seen the others. Else where a text is read out.
+ * the longest token; of several the last, since a word's last token has seen the others. Else where a text is read out,
+ * and nothing is `shared`.
  */
 function commonWord(texts, side) {
   const tokens = texts.map((text) => text.sides[side].tokens);
   const none = texts.map((text, index) => (text.next.side === side ? text.position : tokens[index].length - 1));
-  if (texts.length === 1) return none;
+  if (texts.length === 1) return { places: none, shared: true };
   let best = { letters: 0, starts: none, length: 1 };
   tokens[0].forEach((_, start) => {
     for (let length = 1; length <= RUN && start + length <= tokens[0].length; length++) {
@@ -104,12 +120,14 @@ function commonWord(texts, side) {
       if (letters > best.letters) best = { letters, starts, length };
     }
   });
+  if (!best.letters) return { places: none, shared: false };
   const run = tokens[0].slice(best.starts[0], best.starts[0] + best.length);
   const longest = Math.max(...run.map(lettersOf));
-  return best.starts.map((start) => start + run.findLastIndex((token) => lettersOf(token) === longest));
+  const within = run.findLastIndex((token) => lettersOf(token) === longest);
+  return { places: best.starts.map((start) => start + within), shared: true };
 }
 
-const lettersOf = (token) => (token.hex ? 0 : (token.text.match(/\p{L}/gu)?.length ?? 0));
+const lettersOf = (token) => (token.hex ? 0 : (token.text.match(/[\p{L}\p{N}]/gu)?.length ?? 0));
 
 const find = (tokens, run) =>
   tokens.findIndex((_, start) => run.every((token, offset) => tokens[start + offset]?.id === token.id));

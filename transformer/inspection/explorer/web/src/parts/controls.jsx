@@ -43,24 +43,29 @@ export function Pick({ label, options, value, onChange }) {
   );
 }
 
+/** A button that keeps the focus while it is off. */
+export const Button = ({ off, onClick, ...rest }) => (
+  <button {...rest} aria-disabled={off} onClick={(event) => (off ? event.preventDefault() : onClick?.(event))} />
+);
+
 /** A number from a list with a button to either side: layers and heads. */
 export function Spin({ label, options, value, onChange }) {
   const index = options.indexOf(value);
   const go = (step) => onChange(options[index + step]);
   return (
     <span class="spin">
-      <button type="button" aria-label={`previous ${label}`} disabled={index <= 0} onClick={() => go(-1)}>
+      <Button type="button" aria-label={`previous ${label}`} off={index <= 0} onClick={() => go(-1)}>
         ‹
-      </button>
+      </Button>
       <Pick
         label={label}
         options={options.map((option) => ({ value: option, label: option }))}
         value={value}
         onChange={(chosen) => onChange(Number(chosen))}
       />
-      <button type="button" aria-label={`next ${label}`} disabled={index >= options.length - 1} onClick={() => go(1)}>
+      <Button type="button" aria-label={`next ${label}`} off={index >= options.length - 1} onClick={() => go(1)}>
         ›
-      </button>
+      </Button>
     </span>
   );
 }

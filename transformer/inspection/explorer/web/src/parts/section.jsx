@@ -1,11 +1,12 @@
-/** A part of the page: a heading that can be gone to, one line that explains it, and the view. */
-export function Section({ id, title, caption, children, wide = false }) {
+/** A part of the page: a heading that can be gone to, a line that explains it, what to be `warned` of, and the view. */
+export function Section({ id, title, caption, warned, children, wide = false }) {
   return (
     <section id={id} class={wide ? "card wide" : "card"} aria-labelledby={`${id}-title`}>
       <h2 id={`${id}-title`} tabIndex={-1}>
         {title}
       </h2>
       <p class="caption">{caption}</p>
+      {warned && <Missing>{warned}</Missing>}
       {children}
     </section>
   );
@@ -21,6 +22,12 @@ export const OneOf = ({ texts, shown }) => (
     ))}
   </div>
 );
+
+/** The warning over what reads out vectors that were not made for it, or over what is `said` to. */
+export const warning = ({ predicts }, said) => {
+  const what = said ? `${said} its vectors as read` : "what follows reads its vectors";
+  return predicts ? null : `This model was not trained to predict tokens; ${what} through the embedding table.`;
+};
 
 /** Says what a view cannot show here, and how to get it. */
 export const Missing = ({ children }) => <p class="missing">{children}</p>;

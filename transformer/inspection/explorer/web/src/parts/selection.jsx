@@ -1,5 +1,5 @@
 import { titles } from "../attention.js";
-import { number } from "../format.js";
+import { weight as written } from "../format.js";
 import { Choice, Pick, Spin } from "./controls.jsx";
 import { Token } from "./token.jsx";
 
@@ -31,6 +31,9 @@ export function SelectionBar({ page }) {
         onChange={(head) => select({ head })}
       />
       <p class="selected-pair">
+        <span class="selected-head soft">
+          {state.layer}.{state.head}
+        </span>
         <Token token={attention.rows[query]} position={query} role="query" />
         <span class="soft" aria-label="asks">
           →
@@ -38,7 +41,7 @@ export function SelectionBar({ page }) {
         <Token token={attention.columns[state.key]} position={state.key} role="key" />
         <span class="figure">
           {steps.exact ? "" : "≈ "}
-          {number(weight, 3)}
+          {written(weight, 3)}
         </span>
       </p>
     </div>

@@ -1,6 +1,6 @@
 // The text itself, with arcs between its tokens: from each key that a query attends to, as wide as its weight.
-import { useLayoutEffect, useRef, useState } from "preact/hooks";
-import { number } from "../format.js";
+import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
+import { weight } from "../format.js";
 import { largest } from "../numerics.js";
 import { Check } from "../parts/controls.jsx";
 import { Section } from "../parts/section.jsx";
@@ -8,7 +8,9 @@ import { Token, TokenRow } from "../parts/token.jsx";
 
 const MOST = 300; // arcs at once
 const LEAST = 0.1; // of all queries' arcs, those with a weight from here on
-const HEIGHT = 190;
+const FAINTEST = 0.004; // of one query's
+const HEIGHT = 190; // at most
+const LOOP = 54; // of an arc from a token to itself, as far as its handles
 const WIDEST = 14;
 const MARGIN = 40; // pixels between the chosen token and the edge of what can be seen
 const SHORT = 16; // texts of so few tokens are set larger
@@ -40,7 +42,7 @@ export function ArcsView({ page }) {
 }
 
 const ofQuery = (weights, query, keys) =>
-  largest(weights.subarray(query * keys, (query + 1) * keys), MOST, 0.004).map((key) => query * keys + key);
+  largest(weights.subarray(query * keys, (query + 1) * keys), MOST, FAINTEST).map((key) => query * keys + key);
 
 const strongest = (weights) => largest(weights, MOST, LEAST);
 
@@ -59,10 +61,11 @@ function Drawing({ page, attention, arcs, weights, crossing, select }) {
     if (from < MARGIN || from > scroller.clientWidth - MARGIN) scroller.scrollLeft += from - scroller.clientWidth / 2;
   }, [middles, page.query]);
   const keys = attention.columns.length;
+  const height = useMemo(() => (middles && !crossing ? tallest(weights, middles) : HEIGHT), [middles, weights]);
   const path = ([query, key]) =>
     crossing
       ? link(middles.keys[key], middles.queries[query])
-      : arc(middles.keys[key], middles.queries[query], middles.width);
+      : arc(middles.keys[key], middles.queries[query], middles.width, height - 2);
   const shades = weights.subarray(page.query * keys, (page.query + 1) * keys);
   const keyRow = crossing && (
     <TokenRow
@@ -77,7 +80,7 @@ function Drawing({ page, attention, arcs, weights, crossing, select }) {
   return (
     <div class={`arcs ${attention.rows.length <= SHORT ? "short" : ""}`} ref={box}>
       {keyRow}
-      <svg class="arcs-picture" width={middles?.width ?? 0} height={HEIGHT} aria-hidden="true">
+      <svg class="arcs-picture" width={middles?.width ?? 0} height={height} aria-hidden="true">
         {middles &&
           [...arcs].reverse().map((cell) => {
             const pair = [Math.floor(cell / keys), cell % keys];
@@ -103,13 +106,25 @@ function Drawing({ page, attention, arcs, weights, crossing, select }) {
   );
 }
 
-/** From key to query over the row: as high as it is long, up to the height of the picture. */
-function arc(from, to, width) {
-  const floor = HEIGHT - 2;
+/** How far above the row the handles of an arc over such a distance stand; the arc reaches three quarters of it. */
+const rise = (distance, width) => 30 + 1.25 * (HEIGHT - 40) * Math.sqrt(distance / Math.max(width, 1));
+
+/** From key to query over the row: the higher the longer it is. */
+function arc(from, to, width, floor) {
   if (from === to)
-    return `M${from - 9} ${floor}C${from - 26} ${floor - 54} ${from + 26} ${floor - 54} ${from + 9} ${floor}`;
-  const rise = 24 + (HEIGHT - 40) * Math.sqrt(Math.abs(to - from) / Math.max(width, 1));
-  return `M${from} ${floor}C${from} ${floor - rise * 1.25} ${to} ${floor - rise * 1.25} ${to} ${floor}`;
+    return `M${from - 9} ${floor}C${from - 26} ${floor - LOOP} ${from + 26} ${floor - LOOP} ${from + 9} ${floor}`;
+  const top = floor - rise(Math.abs(to - from), width);
+  return `M${from} ${floor}C${from} ${top} ${to} ${top} ${to} ${floor}`;
+}
+
+/** Room for every arc of a head, so that it does not change from one query to the next. */
+function tallest(weights, { keys, width }) {
+  let longest = 0;
+  weights.forEach((weight, cell) => {
+    const [query, key] = [Math.floor(cell / keys.length), cell % keys.length];
+    if (weight >= FAINTEST) longest = Math.max(longest, Math.abs(keys[query] - keys[key]));
+  });
+  return Math.ceil(0.75 * Math.max(LOOP, longest && rise(longest, width)) + WIDEST / 2) + 2;
 }
 
 const link = (from, to) => `M${from} 2C${from} ${HEIGHT / 2} ${to} ${HEIGHT / 2} ${to} ${HEIGHT - 2}`;
@@ -145,10 +160,10 @@ function Ranking({ page, weights }) {
       {top.map((key) => (
         <span class="ranking-item">
           <Token token={attention.columns[key]} position={key} role={key === page.state.key ? "key" : ""} />{" "}
-          {number(row[key], 2)}
+          {weight(row[key])}
         </span>
       ))}
-      {keys > 5 && <span class="ranking-item soft">the others {number(Math.max(0, rest), 2)}</span>}
+      {keys > 5 && <span class="ranking-item soft">the others {weight(Math.max(0, rest))}</span>}
     </p>
   );
 }

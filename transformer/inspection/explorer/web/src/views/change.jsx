@@ -2,14 +2,16 @@
 import { useEffect, useState } from "preact/hooks";
 import { number, percent } from "../format.js";
 import { askIntervention } from "../server.js";
+import { distribution, logitsAt } from "../sampling.js";
 import { named } from "../tokens.js";
 import { ShareBar } from "../parts/bars.jsx";
 import { Check, Pick, Slider } from "../parts/controls.jsx";
-import { Section } from "../parts/section.jsx";
+import { Section, warning } from "../parts/section.jsx";
 import { Token } from "../parts/token.jsx";
 
 const PAUSE = 150; // milliseconds after the last change before the model is asked
 const ROWS = 12;
+const LEAST = 0.00005; // nats that four decimals show
 
 export function ChangeView({ page }) {
   const { served } = page.state.data;
@@ -18,9 +20,14 @@ export function ChangeView({ page }) {
       wide
       id="change"
       title="Change it and see"
-      caption="Take a head away, turn it up or down, or give it what it saw in another text: what is then predicted shows what the head is for."
+      caption={`Take a head away, turn it up or down, or give it what it saw in another text: what is then ${page.predicts ? "predicted" : "read out"} shows what the head is for.`}
+      warned={warning(page)}
     >
-      {served ? <Bench key={page.text.text} page={page} served={served} /> : <Offline />}
+      {served ? (
+        <Bench key={JSON.stringify([page.state.text, asIn(page.text)])} page={page} served={served} />
+      ) : (
+        <Offline />
+      )}
     </Section>
   );
 }
@@ -54,7 +61,7 @@ function Bench({ page, served }) {
       current = false;
       clearTimeout(timer);
     };
-  }, [patches, page.readAt]);
+  }, [patches, page.readAt, text]);
   const add = (action) => {
     const position = everyPosition ? null : page.query;
     const spot = { attention: attention.name, layer: state.layer, head: everyHead ? null : state.head, position };
@@ -105,27 +112,33 @@ function Bench({ page, served }) {
         ) : busy ? (
           "asking the model …"
         ) : result ? (
-          `The prediction moved by ${number(result.kl, 4)} nats (KL divergence from before to after).`
+          moved(page, result.kl)
         ) : (
           ""
         )}
       </p>
       <p class="pair">
-        The prediction {text.next.side === "encoder" ? "in place of" : "after"}{" "}
+        The {page.output} {page.place}{" "}
         <Token token={text.sides[text.next.side].tokens[page.readAt]} position={page.readAt} role="query" />
       </p>
-      <Result result={result} stale={busy} />
+      <Result rows={result ? pairs(result) : before(page)} stale={busy} />
     </>
   );
 }
 
 const samePlace = (a, b) => ["attention", "layer", "head", "position"].every((name) => a[name] === b[name]);
 
+function moved({ output }, kl) {
+  if (kl < LEAST) return `The ${output} did not move.`;
+  return `The ${output} moved by ${number(kl, 4)} nats (KL divergence from before to after).`;
+}
+
 /** The fields of a patch that name the text to take a head from. */
 const asIn = ({ text, source }) => (source === undefined ? { other: text } : { other: text, other_source: source });
 
 function Patch({ page, patch, onChange, onRemove }) {
   const { texts } = page.state;
+  const { rows } = page.text.attentions.find(({ name }) => name === patch.attention);
   return (
     <li class="patch">
       <span class="patch-place">
@@ -134,7 +147,7 @@ function Patch({ page, patch, onChange, onRemove }) {
           "everywhere"
         ) : (
           <>
-            at <Token token={page.attention.rows[patch.position]} position={patch.position} />
+            at <Token token={rows[patch.position]} position={patch.position} />
           </>
         )}
       </span>
@@ -161,13 +174,14 @@ function Patch({ page, patch, onChange, onRemove }) {
 
 function OtherOfPage({ texts, patch, onChange }) {
   const options = texts.map((_, index) => ({ value: index, label: `text ${index + 1}` }));
-  const chosen = texts.findIndex(({ text }) => text === patch.other);
+  const chosen = texts.findIndex(({ text, source }) => text === patch.other && source === patch.other_source);
+  if (chosen < 0) options.unshift({ value: chosen, label: "a text that was here before" });
   return (
     <Pick
       label="as in"
       value={chosen}
       options={options}
-      onChange={(index) => onChange({ ...patch, ...asIn(texts[index]) })}
+      onChange={(index) => texts[index] && onChange({ ...patch, ...asIn(texts[index]) })}
     />
   );
 }
@@ -184,9 +198,8 @@ const OtherTyped = ({ patch, onChange }) => (
 );
 
 /** Both predictions, token by token, in a table whose size does not depend on the answer. */
-function Result({ result, stale }) {
-  const rows = result ? pairs(result) : [];
-  const most = Math.max(0.001, ...rows.flatMap(({ before, after }) => [before, after]));
+function Result({ rows, stale }) {
+  const most = Math.max(0.001, ...rows.flatMap(({ before, after }) => [before, after ?? 0]));
   return (
     <div class="table-scroll" tabIndex={0} role="group" aria-label="prediction before and after, scrolls">
       <table class={`bars result ${stale ? "stale" : ""}`}>
@@ -212,21 +225,31 @@ function Result({ result, stale }) {
           {Array.from({ length: ROWS + 1 }, (_, place) => rows[place]).map((row) => (
             <tr>
               <th scope="row">
-                {row ? row.token ? <Token token={row.token} /> : "all others" : <span class="soft">–</span>}
+                {row ? row.token ? <Token token={row.token} /> : "all others" : "\u00a0"}
               </th>
               <td class="bar">
                 {row && (
-                  <ShareBar share={row.after} before={row.before} most={most} tone={row.token ? "weight" : "rest"} />
+                  <ShareBar share={row.after ?? 0} before={row.before} most={most} tone={row.token ? "weight" : "rest"} />
                 )}
               </td>
               <td class="figure">{row && percent(row.before)}</td>
-              <td class="figure">{row && percent(row.after)}</td>
+              <td class="figure">{row && row.after !== null && percent(row.after)}</td>
             </tr>
           ))}
         </tbody>
       </table>
     </div>
   );
+}
+
+/** What the page itself knows of the prediction, before any change. */
+function before({ text, readAt, named: tokenOf }) {
+  const logits = logitsAt(text.next, readAt);
+  const { before: shares } = distribution(logits, { temperature: 1, topK: Infinity, topP: 1 });
+  const listed = shares.subarray(0, ROWS);
+  const rows = Array.from(listed, (share, rank) => ({ token: tokenOf(logits.ids[rank]), before: share, after: null }));
+  const rest = 1 - listed.reduce((sum, share) => sum + share, 0);
+  return [...rows, { token: null, before: Math.max(0, rest), after: null }];
 }
 
 function pairs({ before, after, names, rest_before: restBefore, rest_after: restAfter }) {

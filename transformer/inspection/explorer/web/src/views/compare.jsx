@@ -6,6 +6,7 @@ import { Missing, Section } from "../parts/section.jsx";
 import { Token, TokenRow } from "../parts/token.jsx";
 
 const HEIGHT = 220;
+const PLACED = ["learned", "sinusoidal"]; // positions that are added to the vectors before the first layer
 const MARGIN = { left: 40, right: 14, top: 12, bottom: 26 };
 
 export function CompareView({ page }) {
@@ -13,15 +14,16 @@ export function CompareView({ page }) {
   const all = state.data.similarity ?? [];
   const side = all.some((entry) => entry.side === attention.queries) ? attention.queries : all[0]?.side;
   const several = state.texts.length > 1;
-  const lines = all
-    .filter((entry) => entry.side === side && (several ? entry.a !== entry.b : attention.keys === side))
-    .map((entry) => line(page, entry, several));
+  const compared = state.compared[side ?? attention.queries];
+  const pairs = all.filter((entry) => entry.side === side && (several ? entry.a !== entry.b : attention.keys === side));
+  const lines = pairs.filter(({ a, b }) => compared[a] && compared[b]).map((entry) => line(page, entry, several));
+  const placed = PLACED.includes(state.data.model.stacks[side ?? attention.queries]?.position);
   return (
     <Section
       wide
       id="compare"
       title="The same word in other company"
-      caption="Before the first layer a word's vector is the same everywhere; each layer lets the words around it pull it to its meaning here. Cosine 1 is the same direction, 0 unrelated."
+      caption={`Before the first layer a word's vector is the same ${placed ? "but for its place" : "everywhere"}; each layer lets the words around it pull it to its meaning here. Cosine 1 is the same direction, 0 unrelated.`}
     >
       {state.texts.map((text, index) => (
         <div class="compared">
@@ -30,8 +32,9 @@ export function CompareView({ page }) {
             <TokenRow
               tokens={text.sides[side ?? attention.queries].tokens}
               chosen={state.words[side ?? attention.queries][index]}
+              role={compared[index] ? "query" : ""}
               label={`word of text ${index + 1}`}
-              onChoose={(position) => page.choose(side, index, position)}
+              onChoose={(position) => page.compare(side ?? attention.queries, index, position)}
             />
           </div>
         </div>
@@ -39,7 +42,9 @@ export function CompareView({ page }) {
       {lines.length ? (
         <Lines lines={lines} layer={state.layer} />
       ) : (
-        <Missing>Similarities are not in this page.</Missing>
+        <Missing>
+          {pairs.length ? "No word in common: choose one in each text." : "Similarities are not in this page."}
+        </Missing>
       )}
       {!several && (
         <p class="hint">

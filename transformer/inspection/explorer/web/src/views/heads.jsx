@@ -2,16 +2,17 @@
 import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { colour } from "../browser.js";
 import { number } from "../format.js";
+import { plain } from "../tokens.js";
 import { Check, Pick } from "../parts/controls.jsx";
-import { OneOf, Section } from "../parts/section.jsx";
+import { OneOf, Section, warning } from "../parts/section.jsx";
 
 const THUMB = 48; // pixels along a side; larger patterns show the largest weight of each patch
 const LEAST = 29; // CSS pixels along a side, before the gallery scrolls
 const PER_ROW = 6; // when sorted
 const MOST = 240; // thumbnails at once, when sorted
+const LONG = 20; // characters of a token in a label
 
-const ORDERS = [
-  ["ablation", "effect of removing it", "nats by which the last token's prediction moves when the head is set to zero"],
+const SCORES = [
   ["induction", "induction", "weight on the tokens that followed earlier occurrences of the query's token"],
   ["previous_token", "previous token", "weight on the token just before"],
   ["duplicate_token", "duplicate token", "weight on earlier occurrences of the same token"],
@@ -20,12 +21,22 @@ const ORDERS = [
   ["distance", "distance", "tokens between query and key, on average"],
 ];
 
+/** What heads are sorted by: [name, label, in a sentence]. Their effect is that on one place of the text. */
+function ordersOf({ text, attention, output }) {
+  const token = plain(text.sides[text.next.side].tokens[text.position]);
+  const at = `${token.length > LONG ? `${token.slice(0, LONG)}…` : token} at ${text.position}`;
+  const explained = `nats (KL divergence) by which the ${output} moves on ${at} when the head is set to zero`;
+  return [["ablation", `effect of removing it, on ${at} (nats)`, explained], ...SCORES].filter(([name]) =>
+    attention.measures(name),
+  );
+}
+
 export function HeadsView({ page }) {
   const { state, attention } = page;
   const [wanted, setOrder] = useState("place");
   const [lowFirst, setLowFirst] = useState(false);
   const [limit, setLimit] = useState(MOST);
-  const orders = ORDERS.filter(([name]) => attention.measures(name));
+  const orders = ordersOf(page);
   const order = orders.some(([name]) => name === wanted) ? wanted : "place";
   const sorted = useMemo(() => sort(attention, order, lowFirst), [attention, order, lowFirst]);
   const inPlace = order === "place";
@@ -35,6 +46,7 @@ export function HeadsView({ page }) {
       id="heads"
       title="All heads at once"
       caption="Every head asks its own kind of question; each square is one head's pattern, rows of queries from the top."
+      warned={attention.measures("ablation") && warning(page, "the effect of removing a head is on")}
     >
       <div class="controls">
         <Pick
@@ -52,7 +64,7 @@ export function HeadsView({ page }) {
         texts={["Layers from the top, heads from the left.", ...orders.map(([, , explained]) => explained)]}
         shown={1 + orders.findIndex(([name]) => name === order)}
       />
-      <Gallery page={page} shown={shown} order={order} perRow={inPlace ? attention.heads : 0} key={attention.id} />
+      <Gallery page={page} shown={shown} order={orders.find(([name]) => name === order)} perRow={inPlace ? attention.heads : 0} key={attention.id} />
       <Scores attention={attention} layer={state.layer} head={state.head} orders={orders} />
       {shown.length < sorted.length && (
         <button type="button" onClick={() => setLimit(limit + MOST)}>
@@ -136,7 +148,7 @@ function Gallery({ page, shown, order, perRow }) {
           <Thumb {...{ attention, layer, head, theme }} />
           <span class="thumb-name">
             {layer}.{head}
-            {order !== "place" && <b>{rounded(attention.score(order, layer, head))}</b>}
+            {order && <b>{rounded(attention.score(order[0], layer, head))}</b>}
           </span>
         </button>
       ))}
@@ -148,7 +160,7 @@ function Gallery({ page, shown, order, perRow }) {
 const rounded = (value) => number(Math.round(100 * value) / 100, 2);
 
 function thumbLabel(attention, layer, head, order) {
-  const score = order === "place" ? "" : `, ${order.replace("_", " ")} ${number(attention.score(order, layer, head))}`;
+  const score = order ? `, ${order[1]}: ${number(attention.score(order[0], layer, head))}` : "";
   return `layer ${layer}, head ${head}${score}`;
 }
 

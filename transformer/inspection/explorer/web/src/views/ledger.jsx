@@ -26,25 +26,25 @@ export function LedgerView({ page }) {
       wide
       id="ledger"
       title="Where the parameters are"
-      caption="Every matrix of the model and how many numbers it holds; biases and norms are so few that explainers leave them out. An unembedding counts even where it is the embedding once more."
+      caption="Every matrix of the model and how many numbers it holds, as explainers tally them: without the few that are in biases, norms and positions, and with an unembedding even where it is the embedding once more."
     >
       <div class="table-scroll" tabIndex={0} role="group" aria-label="parameters, scrolls">
         <table class="ledger">
           <thead>
             <tr>
               <th scope="col">matrix</th>
+              <th scope="col" class="figure">
+                in all
+              </th>
+              <th scope="col">
+                <span class="unseen">share</span>
+              </th>
               <th scope="col">formula</th>
               <th scope="col" class="figure">
                 per head
               </th>
               <th scope="col" class="figure">
                 per layer
-              </th>
-              <th scope="col" class="figure">
-                in all
-              </th>
-              <th scope="col">
-                <span class="unseen">share</span>
               </th>
             </tr>
           </thead>
@@ -54,21 +54,24 @@ export function LedgerView({ page }) {
                 <th scope="row">
                   {named(row.part)} <span class="path">{row.part}</span>
                 </th>
-                <td>{row.formula}</td>
-                <td class="figure">{whole(row.per_head)}</td>
-                <td class="figure">{whole(row.per_block)}</td>
                 <td class="figure">{whole(row.count)}</td>
                 <td class="bar">
                   <ShareBar share={row.count} most={most} />
                 </td>
+                <td>{row.formula}</td>
+                <td class="figure">{whole(row.per_head)}</td>
+                <td class="figure">{whole(row.per_block)}</td>
               </tr>
             ))}
             <tr class="total">
-              <th scope="row" colSpan={4}>
-                total
-              </th>
+              <th scope="row">total of this tally</th>
               <td class="figure">{whole(total)}</td>
-              <td />
+              <td colSpan={4} />
+            </tr>
+            <tr>
+              <th scope="row">in the model, each counted once</th>
+              <td class="figure">{whole(page.state.data.model.parameters)}</td>
+              <td colSpan={4} />
             </tr>
           </tbody>
         </table>

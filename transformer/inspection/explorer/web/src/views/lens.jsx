@@ -1,15 +1,17 @@
 // What each layer would say next, were it the last: the logit lens.
 import { percent } from "../format.js";
-import { Missing, Section } from "../parts/section.jsx";
+import { Missing, Section, warning } from "../parts/section.jsx";
 import { Token } from "../parts/token.jsx";
 
 export function LensView({ page }) {
   const { lens } = page.text;
+  const { predicts } = page;
   return (
     <Section
       id="lens"
-      title="What each layer would say"
-      caption="The vector after each layer, read out as if it were the last: how the guess takes shape (the logit lens)."
+      title={predicts ? "What each layer would say" : "What each layer comes near to"}
+      caption={`The vector after each layer, read out as if it were the last${predicts ? ": how the guess takes shape" : ""} (the logit lens).`}
+      warned={warning(page)}
     >
       {lens ? <Table page={page} lens={lens} /> : <Missing>This model has no read-out to look through.</Missing>}
     </Section>
@@ -25,8 +27,7 @@ function Table({ page, lens }) {
   return (
     <>
       <p class="pair">
-        {lens.side === "encoder" ? "in place of" : "after"}{" "}
-        <Token token={tokens[position]} position={position} role="query" />
+        {page.place} <Token token={tokens[position]} position={position} role="query" />
       </p>
       <div class="table-scroll" tabIndex={0} role="group" aria-label="logit lens, scrolls">
         <table class="lens">
@@ -34,7 +35,7 @@ function Table({ page, lens }) {
             <tr>
               <th scope="col">after</th>
               <th scope="col" colSpan={count}>
-                likeliest tokens
+                {page.predicts ? "likeliest tokens" : "nearest tokens"}
               </th>
             </tr>
           </thead>

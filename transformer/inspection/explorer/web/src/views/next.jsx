@@ -1,10 +1,10 @@
 // What comes next: probabilities over the whole vocabulary, as sampling would change and cut them.
 import { useMemo, useState } from "preact/hooks";
 import { number, percent, whole } from "../format.js";
-import { distribution, ranked } from "../sampling.js";
+import { distribution, logitsAt } from "../sampling.js";
 import { ShareBar } from "../parts/bars.jsx";
 import { Slider } from "../parts/controls.jsx";
-import { Section } from "../parts/section.jsx";
+import { Section, warning } from "../parts/section.jsx";
 import { Token } from "../parts/token.jsx";
 
 const SHOWN = 12;
@@ -19,15 +19,10 @@ export function NextView({ page }) {
   const result = distribution(logits, { ...settings, topK: topK === most ? Infinity : topK });
   const set = (name) => (value) => setSettings({ ...settings, [name]: value });
   const tokens = page.text.sides[next.side].tokens;
-  const fills = next.side === "encoder"; // an encoder guesses what stands in each place, not what follows it
   return (
-    <Section
-      id="next"
-      title={fills ? "What could stand here" : "What comes next"}
-      caption={`After the last layer every token's vector has become a guess at ${fills ? "what stands in its place" : "the next token"}: a probability for each of ${whole(page.state.data.model.vocab)}.`}
-    >
+    <Section id="next" {...about(page)} warned={warning(page)}>
       <p class="pair">
-        {fills ? "in place of" : "after"} <Token token={tokens[position]} position={position} role="query" />
+        {page.place} <Token token={tokens[position]} position={position} role="query" />
       </p>
       <div class="sliders">
         <Slider
@@ -67,17 +62,17 @@ export function NextView({ page }) {
   );
 }
 
-function logitsAt(next, position) {
-  const all = next.all?.[position]?.data;
-  if (all) return ranked({ all });
-  const { ids, logits, tail, log_sum_exp: logSumExp } = next.top;
-  const place = next.positions.indexOf(position);
-  const row = ({ shape: [, width], data }) => data.subarray(place * width, (place + 1) * width);
-  const [, bins] = tail.shape;
-  const pairs = Array.from({ length: bins }, (_, bin) =>
-    tail.data.subarray((place * bins + bin) * 2, (place * bins + bin) * 2 + 2),
-  );
-  return ranked({ ids: row(ids), logits: row(logits), tail: pairs, logSumExp: logSumExp.data[place] });
+/** An encoder guesses what stands in each place, not what follows it; a model may guess nothing at all. */
+function about({ predicts, text, state }) {
+  const each = `each of ${whole(state.data.model.vocab)}`;
+  if (!predicts)
+    return { title: "What its vector is read as", caption: `The last vector of this token as a share for ${each} tokens.` };
+  const fills = text.next.side === "encoder";
+  const guess = fills ? "what stands in its place" : "the next token";
+  return {
+    title: fills ? "What could stand here" : "What comes next",
+    caption: `After the last layer every token's vector has become a guess at ${guess}: a probability for ${each}.`,
+  };
 }
 
 function Bars({ page, logits, result, settings }) {
@@ -103,7 +98,7 @@ function Bars({ page, logits, result, settings }) {
               : ""}
           </th>
           <th scope="col" class="figure">
-            probability
+            {page.predicts ? "probability" : "share"}
           </th>
           <th scope="col" class="figure">
             logit

@@ -1,6 +1,6 @@
 // The attention pattern as explainers draw it: every query asks every key, and the area of a dot is the answer.
 import { useState } from "preact/hooks";
-import { number, signed } from "../format.js";
+import { number, signed, throughMask } from "../format.js";
 import { plain } from "../tokens.js";
 import { Check, Choice } from "../parts/controls.jsx";
 import { Grid } from "../parts/grid.jsx";
@@ -29,12 +29,12 @@ export function PatternView({ page }) {
   const hovered = inside ? pointed : null;
   const [whole, setWhole] = useState(false);
   const { list, exact } = attention.steps(state.layer, state.head);
-  const step = list.find(({ id }) => id === state.step);
+  const step = list.find(({ id }) => id === state.step) ?? list.at(-1);
   const kind = step.id === "softmax" ? "weight" : "score";
   const selected = { query: page.query, key: state.key };
   const move = (pair, byKey) => {
     select(pair);
-    if (byKey) announce(sentence(attention, list, exact, pair));
+    if (byKey) announce(sentence(attention, state.layer, list, exact, pair));
   };
   const turn = (x, y) => {
     const layers = attention.layers;
@@ -76,7 +76,7 @@ export function PatternView({ page }) {
         onHover={setHovered}
         onKey={turn}
       />
-      <Readout attention={attention} list={list} exact={exact} pair={hovered ?? selected} />
+      <Readout {...{ attention, list, exact }} layer={state.layer} pair={hovered ?? selected} />
       <div class="foot">
         <Legend values={step.values} kind={kind} />
         <Check label="smaller dots, more of the grid" checked={whole} onChange={setWhole} />
@@ -112,8 +112,9 @@ function Stepper({ list, exact, value, onChange }) {
 }
 
 /** The numbers of one pair, at every step, in room for the longest. */
-function Readout({ attention, list, exact, pair: { query, key } }) {
+function Readout({ attention, layer, list, exact, pair: { query, key } }) {
   const cell = query * attention.columns.length + key;
+  const seen = attention.mask(layer)[cell];
   return (
     <div class="readout">
       <p class="readout-pair">
@@ -125,7 +126,7 @@ function Readout({ attention, list, exact, pair: { query, key } }) {
         {list.map(({ id, label, values }) => (
           <div>
             <dt>{id === "softmax" ? "weight" : label}</dt>
-            <dd>{id === "softmax" ? weight(values[cell], exact) : signed(values[cell], 3)}</dd>
+            <dd>{shown(id, values[cell], seen, exact, 3)}</dd>
           </div>
         ))}
       </dl>
@@ -133,13 +134,18 @@ function Readout({ attention, list, exact, pair: { query, key } }) {
   );
 }
 
-const weight = (value, exact) => (exact ? number(value, 4) : `≈ ${number(value, 3)}`);
+/** What a step comes to: scores as they are, of the mask whether it lets them through, then the weight. */
+function shown(step, value, seen, exact, decimals) {
+  if (step === "softmax") return exact ? number(value, 4) : `≈ ${number(value, 3)}`;
+  return step === "masked" ? throughMask(seen) : signed(value, decimals);
+}
 
 /** The same numbers as a sentence, for those who hear the page. */
-function sentence(attention, list, exact, { query, key }) {
+function sentence(attention, layer, list, exact, { query, key }) {
   const cell = query * attention.columns.length + key;
-  const numbers = list.map(({ id, label, values }) =>
-    id === "softmax" ? `weight ${weight(values[cell], exact)}` : `${label} ${signed(values[cell], 2)}`,
+  const seen = attention.mask(layer)[cell];
+  const numbers = list.map(
+    ({ id, label, values }) => `${id === "softmax" ? "weight" : label} ${shown(id, values[cell], seen, exact, 2)}`,
   );
   return `query ${plain(attention.rows[query])} ${query}, key ${plain(attention.columns[key])} ${key}: ${numbers.join(", ")}`;
 }

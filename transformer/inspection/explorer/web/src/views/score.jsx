@@ -1,6 +1,6 @@
 // How one score comes about: the entries of the query times those of the key, added up.
 import { useMemo, useState } from "preact/hooks";
-import { number, signed } from "../format.js";
+import { number, signed, throughMask } from "../format.js";
 import { largest, reach } from "../numerics.js";
 import { Term, VectorBars } from "../parts/bars.jsx";
 import { Check } from "../parts/controls.jsx";
@@ -104,7 +104,7 @@ function Sum({ page, attention }) {
     <dl class="terms">
       {list.map(({ id, label, values }) => {
         if (id === "softmax") return <Term key={id} name="weight" value={values[cell]} decimals={4} tone="result" />;
-        if (id === "masked") return <Term key={id} name="mask" value={seen ? "may see" : "−∞"} />;
+        if (id === "masked") return <Term key={id} name="mask" value={throughMask(seen)} />;
         return <Term key={id} name={id === "raw" ? "sum of products" : label} value={signed(values[cell], 3)} />;
       })}
     </dl>

@@ -1,5 +1,6 @@
 // Other texts for the model, typed into the served page.
 import { useState } from "preact/hooks";
+import { Button } from "../parts/controls.jsx";
 import { askTexts } from "../server.js";
 
 export function TextsForm({ page, served }) {
@@ -9,6 +10,7 @@ export function TextsForm({ page, served }) {
   const edit = (index, change) => setTexts(texts.map((old, place) => (place === index ? { ...old, ...change } : old)));
   const submit = async (event) => {
     event.preventDefault();
+    if (busy) return;
     setProgress({ busy: true });
     try {
       page.replace(await askTexts(served, texts));
@@ -48,9 +50,9 @@ export function TextsForm({ page, served }) {
         </div>
       ))}
       <div class="controls">
-        <button type="submit" class="main-button" disabled={busy}>
+        <Button type="submit" class="main-button" off={busy}>
           run the model
-        </button>
+        </Button>
         {texts.length < served.max_texts && (
           <button type="button" onClick={() => setTexts([...texts, { ...texts.at(-1) }])}>
             one more text

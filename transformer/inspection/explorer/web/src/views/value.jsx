@@ -1,5 +1,5 @@
 // What moves along: values, their weighted sum, what the head's output adds to the token's vector, and to what effect.
-import { number, signed } from "../format.js";
+import { number, signed, weight } from "../format.js";
 import { largest, reach } from "../numerics.js";
 import { Term, VectorBars } from "../parts/bars.jsx";
 import { Missing, Section } from "../parts/section.jsx";
@@ -55,7 +55,7 @@ function Mix({ page, attention, detail, query }) {
       {Array.from({ length: ROWS }, (_, place) => parts[place]).map((part) => (
         <>
           <span class="vector-name">
-            {part && <span class="soft">{number(weights[part.key], 2)} × </span>}
+            {part && <span class="soft">{weight(weights[part.key])} × </span>}
             {part && (
               <Token
                 token={attention.columns[part.key]}
@@ -187,7 +187,9 @@ function Promotes({ page, attention, detail, query }) {
   return (
     <div>
       <p class="hint">
-        Straight to the prediction, past all later layers, this speaks for and against these next tokens (logits):
+        {page.predicts
+          ? "Straight to the prediction, past all later layers, this speaks for and against these next tokens (logits):"
+          : "Read through the embedding table, past all later layers, this comes nearer to these tokens and away from those:"}
       </p>
       <Row name="promotes" items={up} tone="plus-text" />
       <Row name="lowers" items={down} tone="minus-text" />
