@@ -13,8 +13,10 @@ and values of as many layers as fit into --budget, and says what it leaves out; 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -49,6 +51,8 @@ def main() -> None:
         raise ValueError("give --output=PAGE.html to write a page, or --serve to serve one")
     if not TEXT.value and not SOURCE.value:
         raise ValueError('--text is missing: give one to three, such as --text="the mole dug a burrow"')
+    if not math.isfinite(BUDGET.value):
+        raise ValueError(f"--budget={BUDGET.value} is no number of megabytes: give one such as 3.8")
     choice = explorer.Choice(
         _numbers("layers", LAYERS.value), _numbers("detail", DETAIL.value), int(BUDGET.value * 1e6)
     )
@@ -66,9 +70,15 @@ def _look(workdir: Path, choice: explorer.Choice) -> tuple[explorer.Session, dic
     """The model, and what there is to see in the texts of the command line."""
     trained = loading.load(workdir, loading.step(STEP.value), DTYPE.value)
     origin = trained.origin if trained.experiment is None else f"{workdir}, {trained.origin}"
-    subject = explorer.Subject(trained.model, trained.params, speller(trained.tokenizer), origin)
+    subject = explorer.Subject(trained.model, trained.params, speller(trained.tokenizer), origin, predicts(trained))
     session = explorer.Session(subject, reader(trained), choice)
     return session, session.texts({"texts": texts(trained), "sources": SOURCE.value or None})
+
+
+def predicts(trained: loading.Trained) -> bool:
+    """Whether a model was trained to predict tokens: a pretrained encoder without its head for that was not."""
+    config = trained.model.config
+    return trained.experiment is not None or config.decoder is not None or config.readout.transform
 
 
 def _serve(session: explorer.Session, data: dict) -> None:
@@ -170,12 +180,14 @@ def replacing(path: str) -> Iterator[Path]:
     Raises:
       ValueError: if there can be none.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        if target.exists() and not target.is_file():
+        target = Path(path).resolve()  # a link stays, and leads to the new page
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        if (target.exists() and not target.is_file()) or target.is_relative_to("/proc"):
             raise OSError(None, "it is there, and no file")
         temporary.touch(exist_ok=False)
+        if target.exists():
+            shutil.copymode(target, temporary)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(
@@ -191,7 +203,7 @@ def replacing(path: str) -> Iterator[Path]:
 def _numbers(name: str, values: list[str] | None) -> tuple[int, ...] | None:
     if values is None:
         return None
-    if not values or not all(value.strip().isdecimal() for value in values):
+    if not values or not all(value.strip().isdecimal() and value.isascii() for value in values):
         raise ValueError(f"--{name}={','.join(values)} names no layers: give their numbers, such as --{name}=0,3,11")
     return tuple(int(value) for value in values)
 

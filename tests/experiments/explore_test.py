@@ -120,14 +120,19 @@ def test_pages_of_all_three_kinds_of_models(scripts, made, t5, bert, tmp_path):
 
     (masked,) = pages["masked"]["texts"]
     tokens = shown(masked["sides"]["encoder"])
+    predicts = {name: page["model"]["predicts"] for name, page in pages.items()}
+    assert predicts == {"run": True, "wrote": True, "masked": False}  # the encoder has no head for it
     assert tokens[0] == "[CLS]" and tokens[masked["position"]] == "[MASK]" and tokens[-1] == "[SEP]"
     assert set(masked["next"]["all"]) == {str(place) for place in range(len(tokens))}
 
 
 def test_flags_choose_what_is_kept(scripts, pretrained, tmp_path):
     flags = ["--layers=1", "--detail=1,0", "--budget=0.05", "--text=one two three of a text"]
-    (process,) = scripts([[EXPLORE, f"--workdir={pretrained}", *flags, f"--output={tmp_path / 'page'}"]])
+    (tmp_path / "page").touch(mode=0o600)
+    (tmp_path / "link").symlink_to("page")
+    (process,) = scripts([[EXPLORE, f"--workdir={pretrained}", *flags, f"--output={tmp_path / 'link'}"]])
     assert (process.returncode, process.stderr) == (0, "")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "page").stat().st_mode & 0o777 == 0o600
     data = data_of((tmp_path / "page").read_text())
     (part,) = data["texts"][0]["attentions"]
     assert part["layers"] == [1] and list(part["detail"]) == ["0"]
@@ -148,6 +153,9 @@ def test_mistakes_are_one_line(scripts, made, lettered, pretrained, t5, tmp_path
         "texts has 4 entries: give 1 to 3": [here, page, *[one] * 4],
         "--layers=0,x names no layers": [here, one, page, "--layers=0,x"],
         "--detail=-1 names no layers": [here, one, page, "--detail=-1"],
+        "--layers=٣ names no layers": [here, one, page, "--layers=٣"],
+        "--budget=nan is no number of megabytes": [here, one, page, "--budget=nan"],
+        "--output= cannot be written (it is there, and no file)": [here, one, "--output="],
         "layers=(3,) cannot work: choose among layers 0 to 0": [here, one, page, "--layers=3"],
         "has 601 tokens; the explorer shows 1 to 512: shorten it": [here, page, f"--text={'☃' * 200}"],
         "has 33 tokens; the explorer shows 1 to 32": [letters, page, f"--text={'on ' * 11}"],

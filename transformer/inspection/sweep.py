@@ -45,7 +45,9 @@ def sweep(
       params, tokens, **model_arguments: as in `run`, without a cache and without `positions` of tokens.
       patch: what is done; with `layers`, its site has `*` for the layer. A value from another run, such as
         `taps["decoder/*/mixed"]`, patches each place with what the other run had there.
-      metric: logits `[B, T, V]` to an array, or a tree of arrays; compiled in, so the same function compiles once.
+      metric: logits `[B, T, V]` to an array, or a tree of arrays; compiled in, so the same function compiles once. To
+        pick logits by id use `take_along_axis`: on CPUs jaxlib 0.10 gets weighted sums of one-hot products wrong under
+        `vmap`, without a word: `jit(vmap(lambda l: (w * (one_hot * l).sum(-1)).sum()))` repeats its first 4 results.
       layers, heads, positions: indices, `"all"`, or None where the sweep does not go over them.
       besides: patches of every run, applied before `patch`.
       memory: about how many bytes the runs that go on at one time may take; at least one goes on.

@@ -120,3 +120,23 @@ def test_what_would_take_minutes_is_left_out_and_said(described, monkeypatch):
     made = described("rotary")
     data = explorer.describe(made.subject, made.readings[:1], title="")
     assert data["texts"][0]["attentions"][0]["ablation"] is None and "silencing heads is left out" in data["limits"][0]
+
+
+def test_one_text_may_be_measured_where_another_is_too_long(described):
+    made = described("rotary")
+
+    def look(subject, reading, layers):
+        seen = explorer.look.look(subject, reading, layers)
+        return seen if reading == made.readings[0] else dataclasses.replace(seen, effects={})
+
+    for readings, number in ((made.readings, 2), (made.readings[::-1], 1)):
+        data = explorer.describe(made.subject, readings, title="", look=look)
+        effects = [text["attentions"][0]["ablation"] is not None for text in data["texts"]]
+        assert effects == [number != 1, number != 2]
+        assert f"The effect of silencing heads in text {number} is left out" in data["limits"][0]
+
+
+def test_a_choice_that_fits_leaves_nothing_to_say(described):
+    made = described("rotary")
+    data = explorer.describe(made.subject, made.readings[:1], title="", choice=Choice(layers=(0,), detail=(1,)))
+    assert data["limits"] == [] and list(data["texts"][0]["attentions"][0]["detail"]) == ["1"]

@@ -98,6 +98,11 @@ def test_requests_that_make_no_sense_are_refused(sessions):
         (one.intervene, {"text": "a", "patches": [zero] * 65}, "patches has 65 entries: give at most 64"),
         (one.intervene, {"text": "a", "patches": ["zero"]}, "patches must be objects, not str"),
         (one.intervene, {"text": "a", "patches": [{**zero, "action": "scale"}]}, "value must be of kind int or float"),
+        (
+            one.intervene,
+            {"text": "a", "patches": [{**zero, "action": "scale", "value": 10**400}]},
+            "value must be a number of ordinary size",
+        ),
         (one.intervene, {"text": "a", "patches": [{**zero, "action": "patch"}]}, "other must be of kind str"),
         (one.intervene, {"text": "a", "patches": [{**zero, "head": "1"}]}, "head must be of kind int, not str"),
         (one.intervene, {"text": "a", "patches": [zero], "position": 1}, "position=1 is out of range"),

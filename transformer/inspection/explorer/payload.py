@@ -92,8 +92,10 @@ def describe(
     room = Room(choice.budget)
     if not room.take(data):
         raise ValueError(f"budget={choice.budget} bytes: these texts need {size(data)} before any pattern; give more")
-    if not looks[0].effects:
-        room.limits.append("The effect of silencing heads is left out: it would take minutes for a model of this size.")
+    for number, seen in enumerate(looks, 1):
+        if not seen.effects:
+            which = f" in text {number}" if len(looks) > 1 else ""
+            room.limits.append(f"The effect of silencing heads{which} is left out: it would take minutes.")
     _patterns(data["texts"], looks, room)
     if chosen is not None:
         _details(data["texts"], looks, chosen, room)
@@ -189,7 +191,7 @@ def _details(texts: list[Json], looks: list[Look], layers: dict[Attention, Seque
         text["next"]["names"] |= seen.subject.names(named)
     for i, attention in costs:
         chosen = sorted(kept[i].get(attention, []))
-        if len(chosen) < attention.stack(looks[i].subject.config).depth:
+        if len(chosen) < len(layers[attention]):
             which = f" of text {i + 1}" if len(looks) > 1 else ""
             where = _named(attention, chosen) if chosen else f"no layer of {attention.name}"
             room.leave_out(f"Exact queries, keys and values{which} are kept for {where}", "--detail")
@@ -206,7 +208,8 @@ def _similarity(pairs: list[Json], looks: list[Look], room: Room, own: bool) -> 
         if room.take(part):
             pairs.append(part)
         else:
-            room.leave_out(f"How alike the tokens of texts {i + 1} and {j + 1} are in the {role} is left out", None)
+            which = f"text {i + 1}" if i == j else f"texts {i + 1} and {j + 1}"
+            room.leave_out(f"How alike the tokens of {which} are in the {role} is left out", None)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -220,8 +223,8 @@ def _named(attention: Attention, layers: Sequence[int]) -> str:
 
 def _by_effect(looks: list[Look], attention: Attention) -> list[int]:
     """The layers of an attention, those first whose heads change the predictions most when silenced."""
-    layers = looks[0].layers[attention]
-    if not looks[0].effects:
+    layers, measured = looks[0].layers[attention], [seen.effects[attention] for seen in looks if seen.effects]
+    if not measured:
         return list(reversed(layers))
-    total = sum(seen.effects[attention].sum(axis=1) for seen in looks)
+    total = sum(effects.sum(axis=1) for effects in measured)
     return [layers[index] for index in np.argsort(-total, kind="stable")]

@@ -99,7 +99,7 @@ class Session:
             action,
             _field(patch, "head", int, None),
             _field(patch, "position", int, None),
-            float(_field(patch, "value", (int, float))) if action == "scale" else 0.0,
+            _number(patch, "value") if action == "scale" else 0.0,
             self._of(patch, "other", "other_source") if action == "patch" else None,
         )
 
@@ -111,6 +111,13 @@ class Session:
         self._readings.move_to_end(key)
         while len(self._readings) > KEPT:
             self._readings.popitem(last=False)
+
+
+def _number(request: Json, name: str) -> float:
+    try:
+        return float(_field(request, name, (int, float)))
+    except OverflowError:
+        raise ValueError(f"{name} must be a number of ordinary size") from None
 
 
 def _field(request: Json, name: str, kind: type | tuple[type, ...], default: object = MISSING):

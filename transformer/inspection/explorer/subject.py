@@ -21,12 +21,14 @@ class Subject:
       model, params: as in `inspection.run`.
       spell: how an id is shown.
       origin: what to call it.
+      predicts: whether its read-out was trained to predict tokens.
     """
 
     model: Transformer
     params: Any
     spell: Spell
     origin: str
+    predicts: bool = True
 
     @property
     def config(self) -> ModelConfig:
@@ -58,6 +60,7 @@ class Subject:
             "parameters": ledger(config).total,
             "dtype": config.dtype,
             "length": config.length,
+            "predicts": self.predicts,
             "stacks": {role: self._stack_json(role) for role in roles},
         }
 
