@@ -55,6 +55,13 @@ def refuse(experiment: Experiment) -> None:
         raise ValueError(f"data.path={path!r} is no text: python -m {program} generates it, trains on it and measures")
 
 
+def check(experiment: Experiment, program: str) -> None:
+    """Raises ValueError unless an experiment's data are what this program generates."""
+    if experiment.data != data(program, experiment.data.length):
+        has = f"data=generated.data({program!r}, LENGTH)"
+        raise ValueError(f"config.data: this program makes its own sequences: take a recipe with {has} as it is")
+
+
 def words(vocabulary: Sequence[str], end: str | None = None) -> text.Published:
     """A tokenizer whose ids are the words of a vocabulary, in order; white space and marks part words.
 

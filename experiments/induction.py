@@ -79,9 +79,7 @@ def main() -> None:
 
 def check(experiment: Experiment) -> None:
     """Raises ValueError unless the recipe is one for these sequences."""
-    if experiment.data != generated.data(NAME, experiment.data.length):
-        has = f"data=generated.data({NAME!r}, LENGTH)"
-        raise ValueError(f"config.data: this program makes its own sequences: take a recipe with {has} as it is")
+    generated.check(experiment, NAME)
     if experiment.data.length <= PERIODS[1]:
         least = PERIODS[1] + 1
         raise ValueError(

@@ -100,7 +100,7 @@ def test_every_mistake_is_one_line_and_leaves_nothing_behind(scripts, tmp_path):
         "--workdir is missing": [],
         "questions=20": [workdir, "--questions=20"],
         "--word=vole": [workdir, "--word=vole"],
-        "config.data: this program makes its own sentences": [workdir, "--config=experiments/configs/stdlib.py"],
+        "config.data: this program makes its own sequences": [workdir, "--config=experiments/configs/stdlib.py"],
         "data.length=27 cannot work: sentences have up to 28 tokens": [workdir, "--config.data.length=27"],
         "model.vocab=206 is too small for the tokenizer's 207": [workdir, "--config.model.vocab=206", "--plot="],
     }
