@@ -82,7 +82,8 @@ def test_a_command_works(script, tiny, trained, exported, tmp_path, words):
     if program == "experiments.senses":
         arguments.append(f"--workdir={exported}")  # the package that has a model need not be there
     if program in ("experiments.induction", "experiments.verdant"):
-        arguments += ["--config.training.steps=2", "--config.training.evaluate_every=2", "--plot="]
+        quick = ["steps=2", "evaluate_every=2", "optimizer.warmup=0"]
+        arguments += [*(f"--config.training.{field}" for field in quick), "--plot="]
     process = script(program, *arguments)
     assert (process.returncode, process.stderr) == (0, "")
     expected = {

@@ -157,7 +157,10 @@ def test_a_site_that_is_no_layer_s_pattern_is_refused(build, site, message):
         (lambda q, k, how: rows.rows(q[None], k, how, [0]), r"must be \[B, T, 4, 6\] and \[B, S, 2, 6\] of one layer"),
         (lambda q, k, how: rows.rows(k, q, how, [0]), r"must be \[B, T, 4, 6\]"),
         (lambda q, k, how: rows.rows(q[:1], k, how, [0]), r"query \(1, 5, 4, 6\) and key \(2, 5, 2, 6\) must be"),
-        (lambda q, k, how: rows.rows(q, k[:, :4], how, [0]), r"has mask \(2, 5\) where queries and keys have \(2, 4\)"),
+        (
+            lambda q, k, how: rows.rows(q[:, :4], k[:, :4], how, [0]),
+            r"has mask \(2, 5\) where queries and keys have \(2, 4\)",
+        ),
         (lambda q, k, how: rows.log_sum_exp(q, k, how, chunk=0), "chunk=0 cannot work"),
         (
             lambda q, k, how: rows.cells(q, k, jnp.ones((2, 4, 5)), how, [0, 1], [0]),

@@ -262,7 +262,7 @@ def _masses(pattern: jax.Array, worths: jax.Array) -> jax.Array:
 
 def _entropy(pattern: jax.Array) -> jax.Array:
     pattern = pattern.astype(jnp.float32)
-    logarithm = jnp.log(jnp.where(pattern > 0, pattern, 1.0))  # so that its slope is finite at a weight of 0
+    logarithm = jnp.log(jnp.maximum(pattern, jnp.finfo(jnp.float32).tiny))  # so that its slope is finite at 0
     return -jnp.sum(pattern * logarithm, axis=-1)
 
 
