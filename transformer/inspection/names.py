@@ -5,8 +5,9 @@
     _, taps = inspection.run(model, params, tokens, capture=names.site("blocks.*.attn.hook_pattern"))
     cache = names.rename(taps)  # {"blocks.0.attn.hook_pattern": [B, H, T, S], ...}
 
-Source of TransformerLens's names: its version 4.3, whose caches of small GPT-2, Llama, Gemma 2, GPT-NeoX, BERT and T5
-models hold the same numbers under them, up to rounding; those of decoders have been the same since version 1.
+Source of TransformerLens's names: its version 4.3. Its caches of small GPT-2, Llama, Gemma 2, GPT-NeoX, BERT and T5
+models hold the same numbers under them, up to rounding, where they hold any: those of BERT and T5 have no
+`hook_result`, and that of GPT-NeoX no `hook_rot_q` and `hook_rot_k`.
 
 Where a query may not attend, `hook_attn_scores` is masked and our scores are not yet. A site whose counterpart is
 another array altogether has none here.
