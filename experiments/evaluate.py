@@ -1,11 +1,16 @@
-"""Measure a trained model: a run on its whole validation split, or any model on any text.
+"""Measure a trained model: a run on its whole validation split, or any model on any text or any pairs.
 
     python -m experiments.evaluate --workdir=runs/stdlib [--step=latest|best|NUMBER] [--json]
     python -m experiments.evaluate --workdir=FOLDER --text=FILE [--length=1024] [--stride=512]
+    python -m experiments.evaluate --workdir=FOLDER --pairs=test.en,test.de [--beams=5] [--average=10] [--tokenize=none]
 
 --workdir also takes a folder in the format of Hugging Face, or the name of a model on its hub, and then needs a text. A
 text is read in windows of `--length` tokens that begin `--stride` apart; each token counts once, in the window that
 shows it the most of what came before. The first one is predicted too where the tokenizer has an opening token.
+
+Beside the loss, a run that learnt to fill in masks is compared with counts of its training text, and one that learnt
+from pairs is searched for outputs: of tasks such as `task:reverse` the share that is right is told, of translations
+BLEU and chrF by sacrebleu, with their signatures. `--pairs` is written like a recipe's `data.path`.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import command, generated, loading
+from experiments import baselines, command, generated, loading, measures, scores, translation
 from transformer import data, training
 
 WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
@@ -32,6 +37,13 @@ STRIDE = flags.DEFINE_integer("stride", None, "Tokens from window to window; def
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Rows evaluated at a time; changes nothing but speed.", lower_bound=1, upper_bound=65_536
 )
+PAIRS = flags.DEFINE_string("pairs", None, "Pairs to measure on, in the place of the validation split.")
+TRUNCATE = flags.DEFINE_boolean(
+    "truncate", False, "Cut sources of --pairs that are too long, in the place of an error."
+)
+TOKENIZE = flags.DEFINE_enum("tokenize", "13a", scores.TOKENIZE, "How BLEU cuts text; of text in tokens: none.")
+AVERAGE = loading.define_average()
+SEARCH = translation.define_flags(beams=4)
 JSON = flags.DEFINE_boolean("json", False, "Print JSON.")
 
 LONGEST = 1024  # of a window that nobody asked for
@@ -42,28 +54,73 @@ def main() -> None:
     source = loading.required(WORKDIR)
     if TEXT.value is None and (LENGTH.value or STRIDE.value):
         raise ValueError("--length and --stride are of the windows of --text: give one, or leave them out")
-    trained = loading.load(source, loading.step(STEP.value), DTYPE.value)
-    config = trained.model.config
-    if config.decoder is None or config.encoder is not None:
+    if TEXT.value is not None and PAIRS.value is not None:
+        raise ValueError("--text and --pairs exclude each other: give one of them")
+    trained = loading.load(source, loading.step(STEP.value), DTYPE.value, AVERAGE.value)
+    config, crosses = trained.model.config, None not in (trained.model.config.encoder, trained.model.config.decoder)
+    if TEXT.value is not None and (config.decoder is None or crosses):
         raise ValueError(f"{source} is no decoder alone, so the next token of a text has no probability")
-    measured = _on_text(trained) if TEXT.value is not None else _on_validation(trained, source)
+    if PAIRS.value is not None and not crosses:
+        raise ValueError(f"{source} is no encoder with a decoder, so it writes no target for a source")
+    if TEXT.value is not None:
+        measured = _on_text(trained)
+    elif PAIRS.value is not None:
+        measured = _on_pairs(trained, PAIRS.value)
+    else:
+        measured = _on_validation(trained, source)
     if JSON.value:
         print(json.dumps({"step": trained.step, **measured}))
-        return
-    windows = f", in windows of {measured['length']} every {measured['stride']}" if "stride" in measured else ""
-    print(
-        f"{trained.origin}: {measured['bits_per_byte']:.4f} bits per byte, loss {measured['loss']:.4f} nats per "
-        f"token, perplexity {measured['perplexity']:.2f}, over {measured['tokens']:,.0f} tokens{windows}"
-    )
+    else:
+        print(_spoken(trained, measured))
 
 
-def _on_validation(trained: loading.Trained, source: Path) -> dict[str, float]:
+def _spoken(trained: loading.Trained, measured: dict) -> str:
+    lines = []
+    if "loss" in measured:
+        windows = f", in windows of {measured['length']} every {measured['stride']}" if "stride" in measured else ""
+        lines.append(f"{measures.spoken(measured)}, over {measured['tokens']:,.0f} tokens{windows}")
+    lines += [
+        f"{name} baseline: {measures.spoken(measured[name])}" for name in ("unigram", "bigram") if name in measured
+    ]
+    if "exact" in measured or "bleu" in measured:
+        lines.append(translation.spoken(measured))
+    return f"{trained.origin}: " + "\n".join(lines)
+
+
+def _on_validation(trained: loading.Trained, source: Path) -> dict:
     if trained.experiment is None:
-        raise ValueError(f"{source} is a pretrained model without a validation split: give a file with --text=FILE")
+        raise ValueError(
+            f"{source} is a pretrained model without a validation split: give a file with --text=FILE, or pairs with "
+            "--pairs=SOURCE,TARGET"
+        )
     generated.refuse(trained.experiment)
-    corpus = data.load(source / "data")
-    batches = data.validation_batches(corpus, batch_size=_rows(trained, corpus.length, ROWS))
-    return _measure(trained, batches, corpus.validation_bytes)
+    corpus, kind = data.load(source / "data"), trained.experiment.data.objective.kind
+    rows = _rows(trained, corpus.length, ROWS)
+    size = corpus.validation_bytes if kind == "causal" else None
+    batches = list(data.validation_batches(corpus, batch_size=rows)) if kind == "masked" else None
+    measured = _measure(trained, batches or data.validation_batches(corpus, batch_size=rows), size)
+    if kind == "masked":
+        measured |= baselines.measure(corpus.train, corpus.tokenizer.size, batches)
+    if kind == "pairs":
+        sources, references = translation.held_out(trained, corpus)
+        measured |= _decoded(trained, sources, references, trained.experiment.data.path)
+    return measured
+
+
+def _on_pairs(trained: loading.Trained, path: str) -> dict:
+    config = data.Data(objective=data.Objective("pairs")) if trained.experiment is None else trained.experiment.data
+    found = list(data.pairs(config, path))
+    if not found:
+        raise ValueError(f"--pairs={path} holds no pairs: give some")
+    sources = translation.sources_of(trained, ((pair.name, pair.source) for pair in found), TRUNCATE.value)
+    return _decoded(trained, sources, [pair.target for pair in found], path)
+
+
+def _decoded(trained: loading.Trained, sources: list[list[int]], references: list[str], path: str) -> dict:
+    search = translation.Search(
+        batch_size=BATCH_SIZE.value or ROWS, **{name: flag.value for name, flag in SEARCH.items()}
+    )
+    return translation.measure(translation.translate(trained, sources, search), references, path, TOKENIZE.value)
 
 
 def _on_text(trained: loading.Trained) -> dict[str, float]:
@@ -99,8 +156,11 @@ def _read(path: str) -> str:
         raise ValueError(f"--text={path} cannot be read: {error.strerror}") from None
 
 
-def _measure(trained: loading.Trained, batches, size: int) -> dict[str, float]:
-    evaluation = jax.jit(partial(training.evaluation_step, loss_fn=training.next_token(trained.model)))
+def _measure(trained: loading.Trained, batches, size: int | None) -> dict[str, float]:
+    # Of the next token alone nobody quotes the share that is right.
+    accuracy = trained.experiment is not None and trained.experiment.data.objective.kind != "causal"
+    loss_fn = training.prediction(trained.model, accuracy=accuracy)
+    evaluation = jax.jit(partial(training.evaluation_step, loss_fn=loss_fn))
     return training.evaluate(evaluation, trained.params, batches, size)
 
 

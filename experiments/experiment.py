@@ -16,6 +16,14 @@ from transformer.data.config import Data
 from transformer.models.config import ModelConfig, Stack
 from transformer.training.config import Training
 
+SHAPES = {  # by objective: whether the model has an encoder, a decoder, and how to say so
+    "causal": (False, True, "predicting the next token needs a decoder alone: set decoder, leave encoder None"),
+    "prefix": (False, True, "a prefix language model needs a decoder alone: set decoder, leave encoder None"),
+    "masked": (True, False, "predicting masked tokens needs an encoder alone: set encoder, leave decoder None"),
+    "spans": (True, True, "predicting corrupted spans needs an encoder and a decoder: set both"),
+    "pairs": (True, True, "predicting a target from a source needs an encoder and a decoder: set both"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -38,8 +46,14 @@ class Experiment:
 
     def check(self) -> None:
         """Raises ValueError unless model, data and training fit each other."""
-        if self.model.decoder is None or self.model.encoder is not None:
-            raise ValueError("model: predicting the next token needs a decoder alone: set decoder, leave encoder None")
+        kind, model = self.data.objective.kind, self.model
+        if (model.encoder is not None, model.decoder is not None) != SHAPES[kind][:2]:
+            raise ValueError(f"model: {SHAPES[kind][2]}")
+        if self.training.batch_tokens and (kind != "pairs" or self.data.segments):
+            raise ValueError(
+                f"training.batch_tokens={self.training.batch_tokens} counts places of pairs that are not packed, with "
+                f"data.objective.kind='pairs': leave it 0 and set training.batch_size"
+            )
         if self.data.length > self.model.length:
             raise ValueError(
                 f"data.length={self.data.length} exceeds model.length={self.model.length}: "
@@ -71,14 +85,15 @@ class Experiment:
           ValueError: if model, data and training do not fit each other.
         """
         read = {name: getattr(self.model, name) for name in ("dtype", "param_dtype", "remat", "init")}
-        decoder, unroll = model.decoder, self.model.unroll
-        if decoder is not None:
-            unroll = min(unroll, decoder.depth)
-            decoder = _with_dropout(decoder, self.model.decoder or Stack())
+        stacks, unroll = {"encoder": model.encoder, "decoder": model.decoder}, self.model.unroll
+        for name, stack in stacks.items():
+            if stack is not None:
+                unroll = min(unroll, stack.depth)
+                stacks[name] = _with_dropout(stack, getattr(self.model, name) or Stack())
         data = self.data
         if data.tokenizer.folder is None:
             data = dataclasses.replace(data, tokenizer=dataclasses.replace(data.tokenizer, folder=tokenizer))
-        model = dataclasses.replace(model, decoder=decoder, unroll=unroll, **read)
+        model = dataclasses.replace(model, **stacks, unroll=unroll, **read)
         experiment = dataclasses.replace(self, model=model, data=data)
         try:
             experiment.check()

@@ -5,7 +5,8 @@ python -m experiments.generate --workdir=... --prompt=... --length=200 --top_p=0
 python -m experiments.generate --workdir=... --prompt=... --greedy --next=10
 
 --workdir also takes a folder in the format of Hugging Face, or the name of a model on its hub. An encoder-decoder, such
-as T5 or Marian, reads the prompt as its source and writes the target.
+as T5 or Marian, reads the prompt as its source and writes the target. An encoder alone lists what may stand in the
+place of each mask of the prompt.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ def main() -> None:
     chosen = method()
     sys.stdout.reconfigure(errors="replace")  # a byte model may write what no encoding can
     trained = loading.load(loading.required(WORKDIR), loading.step(STEP.value), DTYPE.value)
+    if trained.model.config.decoder is None:
+        fill(trained)
+        return
     reads = trained.model.config.encoder is not None  # and writes something else than the prompt's end
     for sample in range(SAMPLES.value):
         key = jax.random.fold_in(jax.random.key(SEED.value), sample)
@@ -50,6 +54,12 @@ def main() -> None:
         print()
     if NEXT.value:
         writing.console().print(writing.next_tokens(PROMPT.value, writing.likeliest(trained, PROMPT.value, NEXT.value)))
+
+
+def fill(trained: loading.Trained) -> None:
+    """Print what may stand in the place of each mask."""
+    for place, rows in enumerate(writing.fillers(trained, PROMPT.value, NEXT.value or 5), start=1):
+        writing.console().print(writing.filled(PROMPT.value, place, rows))
 
 
 def method() -> decoding.Method:

@@ -11,8 +11,9 @@ import numpy as np
 from absl import flags
 
 from experiments.experiment import Experiment
-from transformer import interop, models, text, training
+from transformer import data, interop, models, text, training
 
+FILLED = {"masked", "spans"}  # objectives whose texts have tokens that stand for others
 MEANING = "A run of experiments.train, a folder in the format of Hugging Face, or the name of a model on its hub."
 
 
@@ -42,15 +43,29 @@ class Trained:
     def ids(self, prompt: str) -> list[int]:
         """The ids of a text as the model has seen texts begin.
 
-        Documents of a run begin with the opening token; those of pretrained models are wrapped as their tokenizer says.
+        Documents of a run begin with the opening token, and sources end with the end; where it learnt to fill in masks
+        or sentinels, their names are read. Those of pretrained models are wrapped as their tokenizer says.
 
         Raises:
           ValueError: if there are none, or the tokenizer cannot spell the text.
         """
         if self.experiment is not None:
-            return self.document(prompt)
+            if (kind := self.experiment.data.objective.kind) not in FILLED | {"pairs"}:
+                return self.document(prompt)
+            ids = self.tokenizer.encode(prompt, special=kind in FILLED).tolist()
+            opening = self.tokenizer.opening
+            return self._known([*ids, self.tokenizer.end] if kind != "masked" else [opening, *ids])
         ids = self.tokenizer.encode(prompt, special=True).tolist()
         return self._known(ids) if ids else self.document(prompt)
+
+    @property
+    def prefix(self) -> bool:
+        """Whether a prompt's tokens all see each other, as in training."""
+        return self.experiment is not None and self.experiment.data.objective.kind == "prefix"
+
+    def spell(self, ids: np.ndarray) -> str:
+        """The text of ids, without those that the tokenizer does not have: a vocabulary may be wider."""
+        return self.tokenizer.decode(ids[ids < self.tokenizer.size])
 
     def document(self, content: str) -> list[int]:
         """The ids of a text behind the opening token, where there is one; errors as of `ids`."""
@@ -74,23 +89,27 @@ def opened(tokenizer: text.Tokenizer, prompt: str) -> list[int]:
     return ids
 
 
-def load(source: str | Path, step: int | str = "latest", dtype: str | None = None) -> Trained:
+def load(
+    source: str | Path, step: int | str = "latest", dtype: str | None = None, average: int | None = None
+) -> Trained:
     """The model of a working directory, at a step, or its `latest` or `best` one; or a pretrained one.
 
     Args:
       source: see `MEANING`.
       step: of a run.
       dtype: of activations and matrix products; None is a run's own, and float32 for a pretrained model.
+      average: of a run, how many checkpoints up to the step to take the mean of; None takes the one.
 
     Raises:
       ValueError: if there is none, it has no tokenizer, or it is damaged.
     """
     if is_run(source):
-        return _load_run(Path(source), step, dtype)
+        return _load_run(Path(source), step, dtype, average)
     if Path(source).is_dir() and not interop.is_folder(source):
         raise ValueError(f"{source} holds neither checkpoints nor a config.json: name a run or a pretrained model")
-    if step != "latest":
-        raise ValueError(f"--step={step} chooses among checkpoints, and {source} has none: leave it out")
+    if step != "latest" or average is not None:
+        flag = f"--step={step}" if average is None else f"--average={average}"
+        raise ValueError(f"{flag} chooses among checkpoints, and {source} has none: leave it out")
     folder = interop.resolve(source)
     model, params, tokenizer = interop.load(folder, dtype=dtype or "float32")
     if tokenizer is None:
@@ -125,13 +144,19 @@ def initial(experiment: Experiment) -> tuple[Experiment, dict]:
     return experiment.beginning_with(model.config, str(folder)), params
 
 
-def _load_run(workdir: Path, step: int | str, dtype: str | None) -> Trained:
-    restored = training.load_params(workdir, step)
+def _load_run(workdir: Path, step: int | str, dtype: str | None, average: int | None) -> Trained:
+    if average is None:
+        restored = training.load_params(workdir, step)
+    else:
+        restored = training.average_checkpoints(workdir, average, step)
     experiment = Experiment.build(restored.recipe["config"])
     tokenizer = text.load(workdir / "data")
     if tokenizer.fingerprint != restored.recipe["data"]["tokenizer"]:
         raise ValueError(f"{workdir / 'data'} holds another tokenizer than the checkpoint was trained with")
-    return of_run(experiment, jax.tree.map(jnp.asarray, restored.state), tokenizer, restored.step, dtype)
+    trained = of_run(experiment, jax.tree.map(jnp.asarray, restored.state), tokenizer, restored.step, dtype)
+    if average is None:
+        return trained
+    return dataclasses.replace(trained, origin=f"{trained.origin}, mean of {average} checkpoints")
 
 
 def of_run(
@@ -139,7 +164,9 @@ def of_run(
 ) -> Trained:
     """What a run has at a step; `dtype` None is its own."""
     model = models.Transformer(dataclasses.replace(experiment.model, dtype=dtype or experiment.model.dtype))
-    return Trained(model, params, tokenizer, f"step {step}", experiment, step, stop=_end(tokenizer))
+    crosses = experiment.model.encoder is not None and experiment.model.decoder is not None
+    start = data.begins_with(tokenizer) if crosses else None
+    return Trained(model, params, tokenizer, f"step {step}", experiment, step, start, _end(tokenizer))
 
 
 def _end(tokenizer: text.Tokenizer) -> tuple[int, ...]:
@@ -149,6 +176,12 @@ def _end(tokenizer: text.Tokenizer) -> tuple[int, ...]:
 def define_dtype() -> flags.FlagHolder:
     """The flag `--dtype` of scripts that only read a model."""
     return flags.DEFINE_enum("dtype", None, models.DTYPES, "Of activations; default: a run's own, else float32.")
+
+
+def define_average() -> flags.FlagHolder:
+    """The flag `--average` of scripts that read a run."""
+    meaning = "The mean of so many checkpoints up to --step, in the place of one."
+    return flags.DEFINE_integer("average", None, meaning, lower_bound=1)
 
 
 def required(workdir: flags.FlagHolder) -> Path:

@@ -40,12 +40,13 @@ class Run:
         self.model = models.Transformer(experiment.model)
         self.optimizer = optimizers.build(config.optimizer, config.steps)
         losses = {"smoothing": config.label_smoothing, "z_loss": config.z_loss}
-        objective = partial(training.next_token, self.model, chunk=config.loss_chunk)
+        objective = partial(training.prediction, self.model, chunk=config.loss_chunk)
         step = partial(
             training.train_step, loss_fn=objective(**losses), optimizer=self.optimizer,
             accumulation=config.accumulation, seed=experiment.seed, ema=config.ema,
         )  # fmt: skip
-        evaluation = partial(training.evaluation_step, loss_fn=objective())
+        accuracy = experiment.data.objective.kind != "causal"
+        evaluation = partial(training.evaluation_step, loss_fn=objective(accuracy=accuracy))
         self.parallel = parallel.build(kind, step, evaluation)
         totals = partial(patterns.totals, self.model, names=telemetry.SCORES)
         self.heads = telemetry.heads(totals, kind)
@@ -71,14 +72,17 @@ class Run:
     def _refuse_changes(self, saved: dict[str, Any]) -> None:
         """Raises ValueError, naming what differs, unless a checkpoint's recipe is this one."""
         data.check_fingerprint(saved["data"], self.recipe["data"])
-        changes = recipes.compare(saved["config"], self.recipe["config"])
+        # Built anew, an older recipe has the defaults of fields that came later.
+        before = Experiment.build(saved["config"]).dictionary()
+        changes = recipes.compare(before, self.recipe["config"])
         if changes:
             raise ValueError(f"{self.workdir} holds a run of another recipe: {'; '.join(changes)}; use a new --workdir")
 
     def _initial(self, params: dict | None = None) -> training.State:
         if params is None:
-            tokens = jnp.zeros((1, 1), jnp.int32)
-            params = self.model.init(jax.random.key(self.experiment.seed), tokens)["params"]
+            tokens, config = jnp.zeros((1, 1), jnp.int32), self.experiment.model
+            source = tokens if config.encoder is not None and config.decoder is not None else None
+            params = self.model.init(jax.random.key(self.experiment.seed), tokens, source=source)["params"]
         return training.create(params, self.optimizer, self.experiment.training.ema)
 
 

@@ -21,7 +21,7 @@ import jax
 from absl import flags
 from rich.console import Console
 
-from experiments import command, generated, loading, recipe, running, writing
+from experiments import command, generated, loading, measures, recipe, running, writing
 from experiments.experiment import Experiment
 from transformer import data, models, text, training
 from transformer.training import metrics, parallel, utilisation
@@ -75,20 +75,23 @@ def _begin(experiment: Experiment, workdir: Path) -> tuple[Experiment, dict | No
 class Run(running.Run):
     """An experiment on its corpus: everything that the loop needs, built from the recipe."""
 
-    def __init__(self, experiment: Experiment, corpus: data.Corpus, workdir: Path, console: Console):
+    def __init__(self, experiment: Experiment, corpus: data.Corpus | data.Bitext, workdir: Path, console: Console):
         super().__init__(experiment, corpus.recipe, workdir, console, PARALLEL.value)
         self.corpus = corpus
+        config = experiment.training
+        self.sizes = {"batch_size": config.batch_size, "batch_tokens": config.batch_tokens}
+        # Bytes are known of what reads every token once; other objectives have no bits per byte.
+        self.bytes = experiment.data.objective.kind == "causal"
 
     def train(self, stop: Callable[[], bool] = lambda: False) -> loading.Trained:
         """Run the loop to its end or until told to stop, and return the model; at the end, say how good it is."""
         config, corpus, start = self.experiment.training, self.corpus, int(self.state.step)
-        self._introduce()
-        shares = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        batches = data.batches(corpus, batch_size=config.batch_size, seed=self.experiment.seed, start=start, **shares)
+        batches = data.batches(corpus, **self.sizes, seed=self.experiment.seed, start=start, **_shares())
+        self._introduce(batches)
         with (
             training.Checkpoints(self.workdir, config.keep) as checkpoints,
             training.Writer(self.workdir, start, tensorboard=TENSORBOARD.value, wandb=WANDB.value) as writer,
-            training.Bar(config.steps, start, corpus.bytes_per_token, self.console) as bar,
+            training.Bar(config.steps, start, corpus.bytes_per_token if self.bytes else None, self.console) as bar,
         ):
             self.state, results = training.train(
                 self.state, config=config, parallel=self.parallel, batches=batches, evaluate=self._evaluate,
@@ -103,18 +106,14 @@ class Run(running.Run):
         if start > config.steps:
             self.console.print(f"there is nothing to train: the run is at step {start}, beyond steps={config.steps}")
         results = results or self._evaluate(params)
-        self.console.print(
-            f"\nvalidation: {results['bits_per_byte']:.4f} bits per byte, loss {results['loss']:.4f} nats per token, "
-            f"perplexity {results['perplexity']:.2f}, {results['tokens']:,.0f} tokens"
-        )
+        self.console.print(f"\nvalidation: {measures.spoken(results)}, {results['tokens']:,.0f} tokens")
         return trained
 
     def _evaluate(self, params: dict) -> dict[str, float]:
         """Over the whole validation stream."""
-        shares = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        batches = data.validation_batches(self.corpus, batch_size=self.experiment.training.batch_size, **shares)
-        placed = map(self.parallel.place_batch, batches)
-        return training.evaluate(self.parallel.evaluate, params, placed, self.corpus.validation_bytes)
+        placed = map(self.parallel.place_batch, data.validation_batches(self.corpus, **self.sizes, **_shares()))
+        size = self.corpus.validation_bytes if self.bytes else None
+        return training.evaluate(self.parallel.evaluate, params, placed, size)
 
     def _rates(self):
         """The function from tokens per second to the share of the hardware's arithmetic that they use."""
@@ -128,17 +127,20 @@ class Run(running.Run):
 
         return rates
 
-    def _introduce(self) -> None:
-        book, corpus = models.ledger(self.experiment.model), self.corpus
-        counts = corpus.counts["train"]
-        speed = data.pipeline_speed(corpus, batch_size=self.experiment.training.batch_size, seconds=0.2)
+    def _introduce(self, batches: data.Batches) -> None:
+        book = models.ledger(self.experiment.model)
+        speed = data.pipeline_speed(batches, seconds=0.2)
         if (initial := self.experiment.initial) is not None:
             self.console.print(f"from:  {initial}; of the recipe's model, dropout, dtypes, unroll and remat are read")
         self.console.print(
             f"model: {book.total:,} parameters on {jax.device_count()} {jax.devices()[0].device_kind} device(s)\n"
-            f"data:  {self.experiment.data.path}, {counts.documents:,} documents, {counts.bytes:,} bytes, "
-            f"{counts.tokens:,} tokens to train on; the pipeline alone gives {speed:,.0f} tokens/s"
+            f"data:  {self.experiment.data.path}, {measures.amount(self.corpus)} to train on; the pipeline alone gives "
+            f"{speed:,.0f} tokens/s, and {batches.fill:.1%} of the places in its rows hold tokens"
         )
+
+
+def _shares() -> dict[str, int]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
 if __name__ == "__main__":

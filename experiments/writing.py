@@ -49,6 +49,7 @@ def write(
         stop=trained.stop,
         banned=trained.banned,
         repetition_penalty=penalty,
+        prefix=trained.prefix,
         **_read(trained, prompt, length),
     )
     continues = trained.model.config.encoder is None
@@ -76,10 +77,34 @@ def _read(trained: Trained, prompt: str, length: int) -> dict[str, list[int]]:
 def likeliest(trained: Trained, prompt: str, count: int = 10) -> list[tuple[str, float]]:
     """The `count` likeliest next tokens of a prompt, with their probabilities, by the plain forward pass."""
     read = {name: jnp.asarray([ids]) for name, ids in _read(trained, prompt, 1).items()}
-    logits = jax.jit(trained.model.apply)({"params": trained.params}, read.pop("prompt"), **read)[0, -1]
-    probabilities = np.asarray(jax.nn.softmax(logits[: trained.tokenizer.size]))
+    tokens = read.pop("prompt")
+    if trained.prefix:
+        read["prefix"] = jnp.ones(tokens.shape, bool)
+    logits = jax.jit(trained.model.apply)({"params": trained.params}, tokens, **read)[0, -1]
+    return _best(trained.tokenizer, logits, count)
+
+
+def fillers(trained: Trained, prompt: str, count: int = 5) -> list[list[tuple[str, float]]]:
+    """For each mask in a text, the `count` likeliest tokens in its place, with their probabilities.
+
+    Raises:
+      ValueError: if the tokenizer has no mask, or the text has none.
+    """
+    mask, ids = trained.tokenizer.mask, trained.ids(prompt)
+    if mask is None:
+        raise ValueError(f"{trained.origin} has an encoder alone and a tokenizer without a mask, so it writes nothing")
+    if mask not in ids:
+        name = trained.tokenizer.decode([mask], keep_end=True)
+        raise ValueError(f"prompt {prompt!r} has no {name}: an encoder alone fills those in, and writes nothing else")
+    logits = jax.jit(trained.model.apply)({"params": trained.params}, jnp.asarray([ids]))[0]
+    return [_best(trained.tokenizer, logits[place], count) for place in np.flatnonzero(np.equal(ids, mask))]
+
+
+def _best(tokenizer: text.Tokenizer, logits: jax.Array, count: int) -> list[tuple[str, float]]:
+    """The likeliest tokens of one position's logits `[V]`."""
+    probabilities = np.asarray(jax.nn.softmax(logits[: tokenizer.size]))
     best = np.argsort(-probabilities)[:count]
-    return [(_token(trained.tokenizer, int(token)), float(probabilities[token])) for token in best]
+    return [(_token(tokenizer, int(token)), float(probabilities[token])) for token in best]
 
 
 def _token(tokenizer: text.Tokenizer, token: int) -> str:
@@ -88,22 +113,38 @@ def _token(tokenizer: text.Tokenizer, token: int) -> str:
 
 
 def report(trained: Trained, prompts: tuple[str, ...], console: Console, length: int = 80) -> None:
-    """Continue each prompt, and list the likeliest next tokens of the last one."""
+    """Continue each prompt, and list the likeliest next tokens of the last one; or fill in the masks of each."""
     config = trained.model.config
+    if config.decoder is None:
+        for prompt in prompts:
+            for place, rows in enumerate(fillers(trained, prompt), start=1):
+                console.print(filled(prompt, place, rows))
+        return
     if config.decoder.position.kind == "learned":
         length = min(length, config.length // 2)
+    writes = config.encoder is not None  # another text than what goes on from the prompt
     for index, prompt in enumerate(prompts):
         key = jax.random.fold_in(jax.random.key(trained.experiment.seed), index)
-        written = "".join(write(trained, prompt, length, decoding.TopP(0.9, temperature=0.8), key))
-        console.print(f"\n{index + 1}. {prompt}", style="bold", end="")
+        method = decoding.Greedy() if writes else decoding.TopP(0.9, temperature=0.8)
+        written = "".join(write(trained, prompt, length, method, key))
+        console.print(f"\n{index + 1}. {prompt}", style="bold", end="\n   " if writes else "")
         console.print(written)
-    if prompts:
+    if prompts and not writes:
         console.print(next_tokens(prompts[-1], likeliest(trained, prompts[-1])))
 
 
 def next_tokens(prompt: str, rows: list[tuple[str, float]]) -> Table:
     """Tokens and their probabilities as a table."""
-    title = Text(f"likeliest next tokens after {prompt!r}")  # not markup: text may hold [brackets]
+    return _table(f"likeliest next tokens after {prompt!r}", rows)
+
+
+def filled(prompt: str, place: int, rows: list[tuple[str, float]]) -> Table:
+    """What may stand in the place of a mask, the first one of a text being 1."""
+    return _table(f"likeliest in mask {place} of {prompt!r}", rows)
+
+
+def _table(title: str, rows: list[tuple[str, float]]) -> Table:
+    title = Text(title)  # not markup: text may hold [brackets]
     table = Table("token", "probability", title=title, title_justify="left")
     for token, probability in rows:
         table.add_row(Text(repr(token)), f"{probability:.4f}")

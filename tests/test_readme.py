@@ -14,6 +14,11 @@ SMALL = """
     model.decoder.mlp.width=8 data.path={path} data.split=tail data.validation=0.05 data.length=16
     data.tokenizer.vocab=280 training.steps=2 training.batch_size=2 training.optimizer.warmup=0
 """
+SMALL_PAIRS = """
+    model.width=8 model.encoder.depth=1 model.decoder.depth=1 model.unroll=1 model.encoder.mlp.width=8
+    model.decoder.mlp.width=8 data.path=task:reverse:1-3 data.pairs.count=60 data.validation=0.1
+    training.steps=2 training.batch_size=8 training.optimizer.warmup=0
+"""
 
 
 def blocks(language):
@@ -31,7 +36,8 @@ MAKES, SCRIPTS = ([words for words in COMMANDS if (words[0] == "make") == makes]
 def test_the_commands_are_found():
     assert [words[1] for words in MAKES] == ["train", "test"]
     programs = [words[2] for words in SCRIPTS]
-    names = "train evaluate generate count export generate evaluate train senses explore induction verdant"
+    names = "train evaluate generate count train translate evaluate export generate evaluate train"
+    names += " senses explore induction verdant"
     assert programs == [f"experiments.{name}" for name in names.split()]
     assert all(words[:2] == [".venv/bin/python", "-m"] for words in SCRIPTS)
 
@@ -59,9 +65,24 @@ def exported(script, trained, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def backwards(script, tmp_path_factory):
+    """A run of the recipe for reversing."""
+    folder = tmp_path_factory.mktemp("readme") / "reverse"
+    small = [f"--config.{field}" for field in SMALL_PAIRS.split()]
+    process = script(
+        "experiments.train", "--config=experiments/configs/reverse.py", f"--workdir={folder}", *small, "--traceback"
+    )
+    assert process.returncode == 0, process.stderr
+    return folder, process
+
+
 @pytest.mark.parametrize("words", SCRIPTS, ids=lambda words: words[2])
-def test_a_command_works(script, tiny, trained, exported, tmp_path, words):
+def test_a_command_works(request, script, tiny, trained, exported, tmp_path, words):
     program, *arguments = words[2:]
+    if arguments[-1] == "--workdir=runs/reverse":
+        works_backwards(script, program, arguments, *request.getfixturevalue("backwards"))
+        return
     folders = {
         "--workdir=runs/stdlib": f"--workdir={trained[0]}",
         "--workdir=runs/mine": f"--workdir={tmp_path / 'run'}",
@@ -98,6 +119,16 @@ def test_a_command_works(script, tiny, trained, exported, tmp_path, words):
         "verdant": "the best possible",
     }
     assert expected[program.removeprefix("experiments.")] in process.stdout
+
+
+def works_backwards(script, program, arguments, folder, training):
+    """The commands about pairs, on a small run; that which trains it was given already, with smaller numbers."""
+    if program == "experiments.train":
+        assert arguments == [training.args[3], "--workdir=runs/reverse"] and "validation: " in training.stdout
+        return
+    process = script(program, *arguments[:-1], f"--workdir={folder}")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert program == "experiments.translate" or "of 6 sequences right" in process.stdout
 
 
 def test_the_python_works(script, tmp_path):

@@ -47,7 +47,8 @@ def main() -> None:
             print(f"{name}: {time.perf_counter() - begin:.2f} s")
         print(f"training stream: {len(corpus.train):,} tokens, {corpus.bytes_per_token:.2f} bytes each")
         speeds = [
-            data.pipeline_speed(corpus, batch_size=_BATCH_SIZE.value, seconds=_SECONDS.value) / 1e6
+            data.pipeline_speed(data.batches(corpus, batch_size=_BATCH_SIZE.value, seed=0), seconds=_SECONDS.value)
+            / 1e6
             for _ in range(_REPEATS.value)
         ]
     median = statistics.median(speeds)

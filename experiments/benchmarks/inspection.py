@@ -96,10 +96,10 @@ def _train(experiment: Experiment) -> None:
     config, model = experiment.training, models.Transformer(experiment.model)
     optimizer = optimizers.build(config.optimizer, config.steps)
     step = functools.partial(
-        training.train_step, loss_fn=training.next_token(model), optimizer=optimizer,
+        training.train_step, loss_fn=training.prediction(model), optimizer=optimizer,
         accumulation=config.accumulation, ema=config.ema,
     )  # fmt: skip
-    steps = parallel.build("jit", step, functools.partial(training.evaluation_step, loss_fn=training.next_token(model)))
+    steps = parallel.build("jit", step, functools.partial(training.evaluation_step, loss_fn=training.prediction(model)))
     heads = telemetry.heads(functools.partial(patterns.totals, model, names=telemetry.SCORES), "jit")
     ids = np.random.default_rng(0).integers(
         0, model.config.vocab, (config.batch_size, experiment.data.length), np.int32

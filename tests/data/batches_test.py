@@ -146,7 +146,9 @@ def test_streams_are_not_written_to():
 
 
 def test_speed_counts_tokens():
-    assert pipeline_speed(_corpus(2000), batch_size=8, seconds=0.05) > 1000
+    pipeline = batches(_corpus(2000), batch_size=8, seed=0, start=3)
+    assert pipeline_speed(pipeline, seconds=0.05) > 1000
+    assert pipeline.step == 3
 
 
 @pytest.mark.parametrize(

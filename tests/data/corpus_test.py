@@ -137,6 +137,7 @@ CHANGES = {
     "validation": 0.3,
     "split": "tail",
     "segments": True,
+    "objective": data.Objective("prefix"),
     "tokenizer": data.Tokenizer("bpe", vocab=270),
 }
 
@@ -166,7 +167,7 @@ def test_the_fingerprint_changes_with_the_text_and_not_with_its_place(config, fo
 
 
 def test_every_field_of_the_configuration_is_read():
-    choosing = {"path", "limit", "suffixes", "tfds"}  # which text: seen in its content
+    choosing = {"path", "limit", "suffixes", "tfds", "pairs"}  # which text: seen in its content
     assert {field.name for field in dataclasses.fields(data.Data)} == choosing | set(CHANGES)
 
 
@@ -260,7 +261,7 @@ def test_refuses_a_side_shorter_than_a_row(config, folder, share, side):
     config = dataclasses.replace(config, validation=share, split="tail", length=1000)
     message = _error(config, folder)
     assert message.startswith(f"the {side} side has ")
-    assert "data.length + 1 = 1001" in message
+    assert "one row needs 1001 at data.length=1000" in message
 
 
 def test_a_side_of_exactly_one_row_is_enough(tmp_path, folder):

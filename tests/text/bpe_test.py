@@ -10,6 +10,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
+from tests.text import cases
 from transformer import text
 
 CORPUS = ["the cat sat on the mat, the cat's hat", "low lower lowest, new newer newest\n" * 3, "Grüße, Grüße"]
@@ -98,6 +99,106 @@ def test_the_end_written_in_the_corpus_is_text():
     tokenizer = text.BPE.train(["a<|endoftext|>b " * 50], 400)
     assert tokenizer.spellings.count(b"<|endoftext|>") == 1
     assert tokenizer.end not in tokenizer.encode("<|endoftext|>")
+
+
+NAMES = ["[MASK]", "<extra_id_0>", "<extra_id_1>", "<pad>"]
+
+
+def test_special_tokens_follow_the_end_and_are_counted(tmp_path):
+    tokenizer = text.BPE.train(CORPUS, 280, special=NAMES)
+    assert (tokenizer.size, tokenizer.end) == (280, 275)
+    assert tokenizer.spellings[275:] == (b"<|endoftext|>", *(name.encode() for name in NAMES))
+    assert tokenizer.spellings[:275] == text.BPE.train(CORPUS, 276).spellings[:275]
+    tokenizer.save(tmp_path)
+    for same in (tokenizer, text.load(tmp_path), pickle.loads(pickle.dumps(tokenizer)), tokenizer.with_opening()):
+        assert (same.mask, same.sentinels, same.pad) == (276, (277, 278), 279)
+        assert same.special == (275, 276, 277, 278, 279)
+        assert (same.begin, same.end, same.opening) in ((None, 275, 275), (275, 275, 275))
+    assert text.load(tmp_path).fingerprint == tokenizer.fingerprint
+
+
+def test_special_tokens_are_never_text(tmp_path):
+    string = "".join(f"the {name}{name} cat" for name in ("<|endoftext|>", *NAMES))
+    tokenizer = text.BPE.train([string] * 100 + CORPUS, 500, special=NAMES)
+    tokenizer.save(tmp_path)
+    for same in (tokenizer, text.load(tmp_path), pickle.loads(pickle.dumps(tokenizer))):
+        ids = same.encode(string)
+        assert not set(same.special) & set(ids.tolist()) and same.decode(ids) == string
+        np.testing.assert_array_equal(same.encode_batch([string])[0], ids)
+        (a,) = same.encode("a")
+        around = [a, same.mask, *same.sentinels, same.pad, same.end]
+        assert same.decode(around) == "a"
+        assert same.decode(around, keep_end=True) == "a[MASK]<extra_id_0><extra_id_1><pad><|endoftext|>"
+        assert same.encode("a[MASK]<extra_id_0>", special=True).tolist() == around[:3]
+
+
+def test_sentinels_are_in_the_order_of_their_numbers():
+    names = [f"<extra_id_{number}>" for number in (3, 2, 12, 0, 1, 10)]
+    tokenizer = text.BPE.train(CORPUS, 290, special=names)
+    assert [tokenizer.spellings[index] for index in tokenizer.sentinels] == [b"<extra_id_%d>" % n for n in range(4)]
+    assert text.BPE.train(CORPUS, 290, special=names[:2]).sentinels == ()
+
+
+def test_without_special_tokens_all_is_as_it_was():
+    tokenizer = text.BPE.train(CORPUS, 290)
+    assert (tokenizer.mask, tokenizer.sentinels, tokenizer.special) == (None, (), (289,))
+    assert tokenizer.fingerprint == text.BPE.train(CORPUS, 290, special=[]).fingerprint
+    # What checkpoints hold: it changes only if ids do.
+    assert tokenizer.fingerprint == "d1b904d93efa3fa43dfa90d071abb3fe28a904e5a2415ed1c0c34bf287c7cf8e"
+    assert text.BPE.train(CORPUS, 290, special=["[MASK]"]).fingerprint != tokenizer.fingerprint
+
+
+def test_other_kinds_have_them_too(tmp_path):
+    bert = text.load(cases.save(cases.wordpiece(), tmp_path / "bert"))
+    assert bert.spellings[bert.mask] == b"[MASK]"
+    assert [bert.spellings[index].decode() for index in bert.special] == cases.BERT
+    assert (text.Bytes().mask, text.Bytes().sentinels, text.Bytes().special) == (None, (), (256,))
+    assert text.Characters.train(CORPUS).special == ()
+
+
+def test_sentinels_of_a_published_t5(tmp_path):
+    table = cases.unigram()
+    table.add_special_tokens(["<extra_id_1>", "<extra_id_0>"])  # T5's count down to the last id
+    library = text.load(cases.save(table, tmp_path / "library"))
+    assert library.sentinels == (library.size - 1, library.size - 2)
+    pytest.importorskip("sentencepiece")
+    t5 = text.load(cases.t5(tmp_path))
+    assert t5.sentinels == tuple(range(t5.size - 1, t5.size - 101, -1))
+    assert set(t5.sentinels) | {t5.end, t5.pad} < set(t5.special)
+    assert text.load(cases.llama(tmp_path / "llama")).sentinels == ()
+
+
+@pytest.mark.parametrize(
+    ("special", "reason"),
+    [
+        (["[MASK]", "mask"], r"special\[1\]='mask' could be taken for text: use printable ASCII"),
+        ([" [x]"], "could be taken for text"),
+        (["<\u0120x>"], "could be taken for text"),
+        ([""], "could be taken for text"),
+        (["[MASK]", "<a>", "[MASK]"], r"special\[2\]='\[MASK\]' is there already"),
+        (["<|endoftext|>"], "is there already"),
+        ("[MASK]", r"special='\[MASK\]' must be a list of names, not one string"),
+        ([3], r"special\[0\] must be a string, not int"),
+    ],
+)
+def test_special_tokens_that_cannot_be_told_from_text_are_refused(special, reason):
+    with pytest.raises(ValueError, match=reason):
+        text.BPE.train(CORPUS, 300, special=special)
+
+
+def test_a_vocabulary_has_room_for_the_special_tokens():
+    with pytest.raises(ValueError, match=r"vocab=260 must be an integer from 261 up: .* and 4 further special tokens"):
+        text.BPE.train(CORPUS, 260, special=NAMES)
+    assert text.BPE.train(CORPUS, 261, special=NAMES).size == 261
+
+
+def test_only_bpe_is_trained_with_special_tokens():
+    expected = text.BPE.train(CORPUS, 280, special=NAMES).fingerprint
+    assert text.train("bpe", CORPUS, 280, special=NAMES).fingerprint == expected
+    with pytest.raises(ValueError, match="special is no option of 'bytes', which has none: leave it out"):
+        text.train("bytes", CORPUS, 280, special=NAMES)
+    with pytest.raises(ValueError, match="special is no option of 'characters', which has fallback and end"):
+        text.train("characters", CORPUS, 280, special=NAMES)
 
 
 def test_lone_surrogates_are_refused():

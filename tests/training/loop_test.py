@@ -22,9 +22,9 @@ from transformer.training import (
     evaluation_step,
     loop,
     metrics,
-    next_token,
     optimizers,
     parallel,
+    prediction,
     telemetry,
     train_step,
 )
@@ -232,9 +232,9 @@ def real():
     model = models.Transformer(models.ModelConfig(vocab=11, width=8, length=6, decoder=STACK))
     optimizer = optimizers.build(CONFIG.optimizer, CONFIG.steps)
     step = functools.partial(
-        train_step, loss_fn=next_token(model), optimizer=optimizer, accumulation=CONFIG.accumulation, ema=CONFIG.ema
+        train_step, loss_fn=prediction(model), optimizer=optimizer, accumulation=CONFIG.accumulation, ema=CONFIG.ema
     )
-    steps = parallel.build("jit", step, functools.partial(evaluation_step, loss_fn=next_token(model)))
+    steps = parallel.build("jit", step, functools.partial(evaluation_step, loss_fn=prediction(model)))
 
     @jax.jit
     def start():

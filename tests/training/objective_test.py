@@ -7,7 +7,7 @@ import pytest
 
 from transformer import models
 from transformer.models import Attention, Init, ModelConfig, Readout, Stack
-from transformer.training import next_token
+from transformer.training import prediction
 
 B, T, V = 2, 6, 11
 READOUTS = {
@@ -52,7 +52,7 @@ def test_the_loss_is_that_of_the_logits_and_chunks_change_neither_it_nor_its_gra
     model, params = build(READOUTS[readout])
     rows, results = batch(), {}
     for chunk in (0, 4):  # four do not divide the vocabulary
-        loss_fn = next_token(model, smoothing=0.1, z_loss=0.01, chunk=chunk)
+        loss_fn = prediction(model, smoothing=0.1, z_loss=0.01, chunk=chunk)
         results[chunk] = compiled(jax.value_and_grad(loss_fn, has_aux=True))(params, rows, None)
     logits = compiled(model.apply)({"params": params}, rows["inputs"])
     loss, nats, count = by_hand(logits, rows, 0.1, 0.01)
@@ -67,7 +67,7 @@ def test_the_loss_is_that_of_the_logits_and_chunks_change_neither_it_nor_its_gra
 
 def test_segments_keep_documents_apart_as_if_each_had_a_row():
     model, params = build()
-    loss_fn = compiled(next_token(model))
+    loss_fn = compiled(prediction(model))
     rows = batch()
     joined = {name: array.reshape(1, -1) for name, array in rows.items()}
     apart = {"segments": np.repeat(np.arange(B), T)[None], "positions": np.tile(np.arange(T), B)[None]}
@@ -80,7 +80,7 @@ def test_positions_reach_the_model():
     learned = Stack(depth=1, attention=Attention(heads=2), position=models.Position(kind="learned"))
     model = models.Transformer(ModelConfig(vocab=V, width=8, length=16, decoder=learned, init=Init(embedding=1.0)))
     params = compiled(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    loss_fn, rows = compiled(next_token(model)), batch()
+    loss_fn, rows = compiled(prediction(model)), batch()
     counted, moved = ({**rows, "positions": np.tile(np.arange(T) + shift, (B, 1))} for shift in (0, 5))
     assert loss_fn(params, rows, None)[0] == pytest.approx(float(loss_fn(params, counted, None)[0]), rel=1e-6)
     assert abs(loss_fn(params, moved, None)[0] - loss_fn(params, counted, None)[0]) > 1e-2
@@ -88,8 +88,8 @@ def test_positions_reach_the_model():
 
 def test_there_is_dropout_only_with_a_key():
     model, params = build(dropout=0.5)
-    loss_fn, rows = compiled(next_token(model)), batch()
-    plain = compiled(next_token(build()[0]))(params, rows, None)[0]
+    loss_fn, rows = compiled(prediction(model)), batch()
+    plain = compiled(prediction(build()[0]))(params, rows, None)[0]
     np.testing.assert_array_equal(loss_fn(params, rows, None)[0], plain)
     dropped = [float(loss_fn(params, rows, jax.random.key(seed))[0]) for seed in (1, 1, 2)]
     assert dropped[0] == dropped[1] and len({float(plain), *dropped}) == 3

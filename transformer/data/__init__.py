@@ -1,27 +1,39 @@
 """Text in, batches out: sources, corpora on disk, objectives, and batches as a function of (seed, step)."""
 
-from transformer.data.batches import Batches, batches, pipeline_speed, sliding_batches, validation_batches
-from transformer.data.config import SPLITS, TOKENIZERS, Data, Tfds, Tokenizer
-from transformer.data.corpus import Corpus, Counts, check_fingerprint, load, prepare
+from transformer.data.batches import batches, pipeline_speed, validation_batches
+from transformer.data.bitext import Bitext
+from transformer.data.config import SPLITS, TOKENIZERS, Data, Objective, Pairs, Tfds, Tokenizer
+from transformer.data.corpora import load, prepare
+from transformer.data.corpus import Corpus, Counts
+from transformer.data.iteration import Batches
 from transformer.data.objectives import Example, causal
+from transformer.data.pairs import Pair, pairs
+from transformer.data.preparing import begins_with, check_fingerprint
 from transformer.data.sources import Document, documents
+from transformer.data.streams import sliding_batches
 
 __all__ = [
     "SPLITS",
     "TOKENIZERS",
     "Batches",
+    "Bitext",
     "Corpus",
     "Counts",
     "Data",
     "Document",
     "Example",
+    "Objective",
+    "Pair",
+    "Pairs",
     "Tfds",
     "Tokenizer",
     "batches",
+    "begins_with",
     "causal",
     "check_fingerprint",
     "documents",
     "load",
+    "pairs",
     "pipeline_speed",
     "prepare",
     "sliding_batches",

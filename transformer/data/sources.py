@@ -12,6 +12,7 @@ import sysconfig
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from transformer.data import datasets
 from transformer.data.config import STDLIB, TFDS, Data, Tfds
 
 # Tests hold data on purpose broken or generated; `encodings` is mostly tables; the rest are third-party packages.
@@ -26,6 +27,14 @@ class Document(NamedTuple):
 
     name: str
     text: str
+
+
+class Pair(NamedTuple):
+    """Two texts that belong together. `name` says where they came from, for messages, such as "train.en, line 12"."""
+
+    name: str
+    source: str
+    target: str
 
 
 def documents(config: Data) -> Iterator[Document]:
@@ -104,37 +113,10 @@ def _modules(root: pathlib.Path) -> Iterator[str]:
 
 
 def _tfds(name: str, options: Tfds) -> Iterator[Document]:
-    import tensorflow_datasets as tfds  # slow to import, and wanted by this source alone
-
     where = f"data.path='{TFDS}{name}'"
-    place = "" if options.folder is None else f", data_dir={options.folder!r}"
-    prepare = f"tfds.builder({name!r}{place}, file_format='array_record').download_and_prepare()"
-    try:
-        # From files only: a builder made from code would be one call away from the network.
-        builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=options.folder)
-    except (tfds.core.DatasetNotFoundError, ValueError, OSError):
-        raise ValueError(f"{where} is not prepared on this machine, and nothing is downloaded: run {prepare}") from None
-    file_format = builder.info.file_format
-    if file_format is None or file_format.value != "array_record":
-        raise ValueError(f"{where} is stored as {file_format and file_format.value}, not array_record: run {prepare}")
-    if options.feature not in builder.info.features:
-        names = ", ".join(sorted(builder.info.features))
-        raise ValueError(f"{where} has no data.tfds.feature={options.feature!r}: choose one of {names}")
-    try:
-        rows = builder.as_data_source(split=options.split)
-    except (ValueError, KeyError, AssertionError):
-        names = ", ".join(sorted(builder.info.splits))
-        raise ValueError(f"{where} has no data.tfds.split={options.split!r}: choose among {names}") from None
-    for index, row in enumerate(rows):
-        yield Document(f"{name}/{options.split}/{index}", _text(row[options.feature], f"{where} row {index}"))
-
-
-def _text(value: object, where: str) -> str:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, bytes):
-        raise ValueError(f"{where} holds {type(value).__name__}, not text: choose another data.tfds.feature")
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8 (byte {error.start}): clean it when preparing the dataset") from None
+    builder = datasets.open_dataset(name, options.folder, where=where, shelf="text")
+    datasets.check_feature(builder, options.feature, where=where, setting="data.tfds.feature")
+    for index, row in enumerate(datasets.rows(builder, options.split, where=where, setting="data.tfds.split")):
+        value = row[options.feature]
+        text = datasets.text(value, where=f"{where} row {index}", setting="data.tfds.feature")
+        yield Document(f"{name}/{options.split}/{index}", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from transformer.data.config import Data
 from transformer.data.sources import Document
@@ -25,17 +26,15 @@ def divide(documents: list[Document], config: Data) -> Sides:
 
 
 def _by_document(documents: list[Document], config: Data) -> Sides:
-    points = [_point(document.text) for document in documents]
+    points = [point(document.text) for document in documents]
     if len(set(points)) < 2:
         raise ValueError(
             f"data.split='document' needs two different documents, but {config.path!r} holds {len(set(points))}: "
             "use data.split='tail'"
         )
-    # A threshold between the lowest and the highest point leaves at least one document on either side.
-    lowest, highest = min(points), max(points)
-    held_out = [point == lowest or (point < config.validation and point != highest) for point in points]
-    train = [document for document, held in zip(documents, held_out, strict=True) if not held]
-    return train, [document for document, held in zip(documents, held_out, strict=True) if held]
+    held = held_out(points, config.validation)
+    train = [document for document, out in zip(documents, held, strict=True) if not out]
+    return train, [document for document, out in zip(documents, held, strict=True) if out]
 
 
 def _by_tail(documents: list[Document], config: Data) -> Sides:
@@ -54,6 +53,13 @@ def _by_tail(documents: list[Document], config: Data) -> Sides:
     return train, validation
 
 
-def _point(text: str) -> float:
+def point(text: str) -> float:
     """A number in [0, 1) that any change of the text moves; the same on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
+
+
+def held_out(points: Sequence[float], share: float) -> list[bool]:
+    """Which of the points, two of which differ, are held out: those below `share`, and at least one, but never all."""
+    # A threshold between the lowest and the highest point leaves at least one on either side.
+    lowest, highest = min(points), max(points)
+    return [each == lowest or (each < share and each != highest) for each in points]

@@ -1,6 +1,19 @@
-"""From prompts to continuations: how a token is chosen, and the compiled loop that chooses one after another."""
+"""From prompts to continuations: how a token is chosen, and the compiled loops that choose one after another."""
 
+from transformer.decoding.beam import beam_search
 from transformer.decoding.generate import generate, stream
+from transformer.decoding.hypotheses import Hypotheses
 from transformer.decoding.methods import Greedy, Method, MinP, Temperature, TopK, TopP
 
-__all__ = ["Greedy", "Method", "MinP", "Temperature", "TopK", "TopP", "generate", "stream"]
+__all__ = [
+    "Greedy",
+    "Hypotheses",
+    "Method",
+    "MinP",
+    "Temperature",
+    "TopK",
+    "TopP",
+    "beam_search",
+    "generate",
+    "stream",
+]

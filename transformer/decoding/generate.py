@@ -8,15 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer.decoding import loop, prompts
+from transformer.decoding import arguments, loop
 from transformer.decoding.methods import Greedy, Method
 from transformer.decoding.prompts import Rows
-from transformer.models.config import ModelConfig, Stack
+from transformer.models.config import ModelConfig
 from transformer.models.transformer import Transformer
-
-# Lengths are rounded up to these, so that prompts of different lengths share compiled programs.
-PROMPT_MULTIPLE = 32
-CAPACITY_MULTIPLE = 128
 
 
 def generate(
@@ -35,6 +31,7 @@ def generate(
     source: Rows | None = None,
     source_mask: jax.Array | None = None,
     capacity: int | None = None,
+    prefix: bool = False,
 ) -> jax.Array:
     """Continue each row of a prompt by `length` tokens.
 
@@ -59,6 +56,8 @@ def generate(
       source_mask: `[B, S]` booleans, True = a real source token; None: all that are given.
       capacity: slots of the key/value cache in each row, at least the longest prompt + `length` - 1. None: enough,
         rounded up. A fixed value lets calls of different lengths share one program.
+      prefix: whether the tokens of a prompt all see each other, as a prefix language model was trained; what is added
+        sees what came before it.
 
     Returns:
       The new tokens, `[B, length]` int32; after its stop token a row holds `pad`.
@@ -68,7 +67,7 @@ def generate(
     """
     prepared, choice, slots = _prepare(
         model.config, prompt, length, method, key, lengths, stop, pad, banned, repetition_penalty, source, source_mask,
-        capacity,
+        capacity, prefix,
     )  # fmt: skip
     state = loop.begin(model, method, params, prepared, choice, capacity=slots)
     return loop.advance(model, method, loop.prepare(model, params), choice, state, length).tokens[:, :length]
@@ -91,6 +90,7 @@ def stream(
     source: Rows | None = None,
     source_mask: jax.Array | None = None,
     capacity: int | None = None,
+    prefix: bool = False,
 ) -> Iterator[np.ndarray]:
     """The tokens of `generate` with the same arguments, as they come.
 
@@ -108,7 +108,7 @@ def stream(
         raise ValueError(f"block={block}: each block holds at least 1 token")
     prepared, choice, slots = _prepare(
         model.config, prompt, length, method, key, lengths, stop, pad, banned, repetition_penalty, source, source_mask,
-        capacity,
+        capacity, prefix,
     )  # fmt: skip
     return _blocks(model, method, params, prepared, choice, slots, length, block)
 
@@ -127,44 +127,12 @@ def _blocks(model, method, params, prepared, choice, slots: int, length: int, bl
 
 
 def _prepare(
-    config: ModelConfig, prompt, length, method, key, lengths, stop, pad, banned, penalty, source, source_mask, capacity
-) -> tuple[loop.Prompt, loop.Choice, int]:
+    config: ModelConfig, prompt, length, method, key, lengths, stop, pad, banned, penalty, source, source_mask,
+    capacity, prefix,
+) -> tuple[loop.Prompt, loop.Choice, int]:  # fmt: skip
     """Everything checked and on its way to the device, and the number of cache slots."""
-    if config.decoder is None:
-        raise ValueError("this model has no decoder, so it cannot continue text: use a config with decoder=Stack(...)")
-    if length < 1:
-        raise ValueError(f"length={length}: ask for at least 1 token")
-    tokens, lengths = prompts.pad("prompt", prompt, config.vocab, lengths)
-    longest = int(lengths.max())
-    slots = _capacity(config, longest, length, capacity)
-    choice = _choice(config.vocab, method, key, stop, pad, banned, penalty)
-    source, source_mask = _source(config, len(tokens), source, source_mask)
-    tokens = prompts.widen(tokens, PROMPT_MULTIPLE, slots)
-    return loop.Prompt(tokens, lengths, source, source_mask), choice, slots
-
-
-def _positions(config: ModelConfig, stack: Stack) -> int | None:
-    """The number of positions that a stack can tell apart; None without a limit."""
-    return config.length if stack.position.kind == "learned" else None
-
-
-def _capacity(config: ModelConfig, longest: int, length: int, capacity: int | None) -> int:
-    needed, most = longest + length - 1, _positions(config, config.decoder)  # the last token is never read
-    if most is not None and needed > most:
-        room = f"length={max(most - longest + 1, 0)}" if longest <= most else f"a prompt of at most {most} tokens"
-        raise ValueError(
-            f"length={length} after a prompt of {longest} needs {needed} positions, but the model has learned "
-            f"config.length={most}: use {room} or less"
-        )
-    if capacity is None:
-        return prompts.round_up(needed, CAPACITY_MULTIPLE, most)
-    if capacity < needed:
-        raise ValueError(
-            f"capacity={capacity} is too small for a prompt of {longest} and length={length}: use {needed}"
-        )
-    if most is not None and capacity > most:
-        raise ValueError(f"capacity={capacity} exceeds the model's config.length={most} learned positions")
-    return capacity
+    prepared, slots = arguments.prompt(config, prompt, length, lengths, source, source_mask, capacity, prefix)
+    return prepared, _choice(config.vocab, method, key, stop, pad, banned, penalty), slots
 
 
 def _choice(vocab: int, method: Method, key, stop, pad: int, banned, penalty: float) -> loop.Choice:
@@ -175,44 +143,5 @@ def _choice(vocab: int, method: Method, key, stop, pad: int, banned, penalty: fl
         raise ValueError(f"key must be one typed key, such as jax.random.key(0), not {type(key).__name__}")
     if not penalty > 0:
         raise ValueError(f"repetition_penalty={penalty}: it must be positive; 1 changes nothing")
-    stop, banned = _tokens("stop", vocab, stop), _tokens("banned", vocab, banned)
-    if len(np.unique(banned)) == vocab:
-        raise ValueError(f"banned holds all {vocab} tokens of the vocabulary: leave one to choose")
+    stop, banned = arguments.stop_and_banned(vocab, stop, banned)
     return loop.Choice(key, stop, np.int32(pad), banned, None if penalty == 1 else np.float32(penalty))
-
-
-def _tokens(name: str, vocab: int, tokens: int | Sequence[int]) -> np.ndarray:
-    """One token or several as `[N]` int32; `name` is what errors call them."""
-    out = np.atleast_1d(np.asarray(tokens))
-    if out.ndim > 1 or (out.size and not np.issubdtype(out.dtype, np.integer)):
-        raise ValueError(f"{name}={tokens!r} must be a token's id or several, integers; leave it out for none")
-    wrong = out[(out < 0) | (out >= vocab)]
-    if wrong.size:
-        raise ValueError(f"{name} holds {wrong[0]}, outside the model's vocabulary of {vocab}")
-    return out.astype(np.int32)
-
-
-def _source(config: ModelConfig, batch: int, source, source_mask) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The source padded to a shared length, and a mask that says so."""
-    if (source is None) != (config.encoder is None):
-        fix = "pass source=[B, S] ids" if source is None else "the model has no encoder, pass the prompt alone"
-        raise ValueError(f"source is for models with an encoder: {fix}")
-    if source is None:
-        if source_mask is not None:
-            raise ValueError("source_mask was given without a source")
-        return None, None
-    tokens, lengths = prompts.pad("source", source, config.vocab)
-    if len(tokens) != batch:
-        raise ValueError(f"source has {len(tokens)} rows and prompt {batch}: give one prompt row for each source row")
-    most = _positions(config, config.encoder)
-    if most is not None and tokens.shape[1] > most:
-        raise ValueError(
-            f"source has length {tokens.shape[1]}, but the model has config.length={most} learned positions"
-        )
-    real = np.arange(tokens.shape[1]) < lengths[:, None]
-    if source_mask is not None:
-        source_mask = np.asarray(source_mask, bool)
-        if source_mask.shape != tokens.shape:
-            raise ValueError(f"source_mask has shape {source_mask.shape}, but source {tokens.shape}")
-        real &= source_mask
-    return prompts.widen(tokens, PROMPT_MULTIPLE, most), prompts.widen(real, PROMPT_MULTIPLE, most)

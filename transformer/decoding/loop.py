@@ -17,6 +17,7 @@ from transformer.decoding.methods import Method
 from transformer.models.transformer import Transformer
 from transformer.nn import cache as caches
 from transformer.nn.cache import Cache
+from transformer.nn.tap import Tap
 from transformer.ops import sampling
 
 # Deeper decoders keep the loop over layers: their programs would be long, and a second copy of their blocks large.
@@ -32,12 +33,14 @@ class Prompt:
       lengths: `[B]` int32, the real tokens of each row, at least 1.
       source: `[B, S]` int32 for an encoder, or None.
       source_mask: `[B, S]` booleans, the real source tokens, or None.
+      prefix: whether the tokens of a row all see each other.
     """
 
     tokens: jax.Array
     lengths: jax.Array
     source: jax.Array | None = None
     source_mask: jax.Array | None = None
+    prefix: bool = flax.struct.field(pytree_node=False, default=False)
 
 
 @flax.struct.dataclass
@@ -80,30 +83,42 @@ class State:
 @partial(jax.jit, static_argnames=("model", "method", "capacity"))
 def begin(model: Transformer, method: Method, params: dict, prompt: Prompt, choice: Choice, *, capacity: int) -> State:
     """Read the prompts in one pass and choose each row's first token; `capacity` is the cache's number of slots."""
-    config, (batch, length) = model.config, prompt.tokens.shape
+    batch = prompt.tokens.shape[0]
+    logits, cache = read(model, params, prompt, capacity=capacity)
+    state = State(
+        tokens=jnp.full((batch, capacity), choice.pad, jnp.int32),
+        count=jnp.zeros((), jnp.int32),
+        done=jnp.zeros(batch, bool),
+        seen=None if choice.penalty is None else _occurrences(prompt, model.config.vocab),
+        cache=cache,
+    )
+    return _choose(method, choice, logits, state)
+
+
+def read(
+    model: Transformer, params: dict, prompt: Prompt, *, capacity: int, tap: Tap | None = None
+) -> tuple[jax.Array, Cache]:
+    """Logits `[B, V]` after each row's last token, and a cache of `capacity` slots that holds the prompts."""
+    batch, length = prompt.tokens.shape
     source_length = None if prompt.source is None else prompt.source.shape[1]
     variables = {"params": params}
     # Padding repeats the last real position: positions that scale with the longest one must not see it.
     positions = jnp.minimum(jnp.arange(length), prompt.lengths[:, None] - 1)
+    prefix = jnp.arange(length) < prompt.lengths[:, None] if prompt.prefix else None
     features, cache = model.apply(
         variables,
         prompt.tokens,
         source=prompt.source,
         source_mask=prompt.source_mask,
+        prefix=prefix,
         positions=positions,
-        cache=caches.empty(config, batch, capacity, source_length),
+        cache=caches.empty(model.config, batch, capacity, source_length),
+        tap=tap,
         method="features",
     )
     last = jnp.take_along_axis(features, prompt.lengths[:, None, None] - 1, axis=1)  # [B, 1, D]
     logits = model.apply(variables, last, method="read")[:, 0]
-    state = State(
-        tokens=jnp.full((batch, capacity), choice.pad, jnp.int32),
-        count=jnp.zeros((), jnp.int32),
-        done=jnp.zeros(batch, bool),
-        seen=None if choice.penalty is None else _occurrences(prompt, config.vocab),
-        cache=cache.replace(length=prompt.lengths),
-    )
-    return _choose(method, choice, logits, state)
+    return logits, cache.replace(length=prompt.lengths)
 
 
 @partial(jax.jit, static_argnames=("model",))
@@ -125,7 +140,7 @@ def advance(
     model: Transformer, method: Method, params: dict, choice: Choice, state: State, limit: jax.Array | int
 ) -> State:
     """Choose tokens until each row has `limit` of them or every row has stopped; `params` are from `prepare`."""
-    model = _unrolled(model)
+    model = unrolled(model)
 
     def going(state: State) -> jax.Array:
         return (state.count < limit) & ~jnp.all(state.done)
@@ -134,7 +149,7 @@ def advance(
         newest = jax.lax.dynamic_index_in_dim(state.tokens, state.count - 1, axis=1)  # [B, 1]
         # Rows that have stopped run along on any valid token: pad need not be in the vocabulary.
         newest = jnp.where(state.done[:, None], 0, newest)
-        logits, cache = model.apply({"params": _joined(params)}, newest, cache=state.cache)
+        logits, cache = model.apply({"params": joined(params)}, newest, cache=state.cache)
         return _choose(method, choice, logits[:, 0], state.replace(cache=cache))
 
     return jax.lax.while_loop(going, step, state)
@@ -156,7 +171,7 @@ def _choose(method: Method, choice: Choice, logits: jax.Array, state: State) -> 
     )
 
 
-def _unrolled(model: Transformer) -> Transformer:
+def unrolled(model: Transformer) -> Transformer:
     """The model without a loop over layers, which would copy each layer's parameters at every token."""
     config = model.config
     if config.decoder.depth > UNROLLED_DEPTH:
@@ -165,7 +180,7 @@ def _unrolled(model: Transformer) -> Transformer:
     return model.clone(config=dataclasses.replace(config, unroll=depth))
 
 
-def _joined(params: dict) -> dict:
+def joined(params: dict) -> dict:
     """The layout that the model wants; the compiler sees through slices of a stack, so nothing is stacked or copied."""
     blocks = params["decoder"]["blocks"]
     if isinstance(blocks, tuple):

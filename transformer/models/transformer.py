@@ -50,6 +50,7 @@ class Transformer(nn.Module):
         source_mask: jax.Array | None = None,
         segments: jax.Array | None = None,
         source_segments: jax.Array | None = None,
+        prefix: jax.Array | None = None,
         positions: jax.Array | None = None,
         source_positions: jax.Array | None = None,
         token_types: jax.Array | None = None,
@@ -66,6 +67,8 @@ class Transformer(nn.Module):
           source_mask: `[B, S]`, the same for the source.
           segments: `[B, T]` integers; tokens attend only within their own segment (packed documents).
           source_segments: `[B, S]`, the same for the source.
+          prefix: `[B, T]` booleans, tokens that a decoder sees from everywhere, the earlier ones included (prefix
+            language models); None = none are. With a cache, which must be empty then, of this call's tokens.
           positions: `[B, T]` integers; None counts from 0, or from what the cache holds.
           source_positions: `[B, S]`, the same for the source.
           token_types: `[B, T]` integers, for models that have them.
@@ -79,7 +82,7 @@ class Transformer(nn.Module):
         tap = tap or Tap()
         features, cache_out = self.features(
             tokens, source=source, mask=mask, source_mask=source_mask, segments=segments,
-            source_segments=source_segments, positions=positions, source_positions=source_positions,
+            source_segments=source_segments, prefix=prefix, positions=positions, source_positions=source_positions,
             token_types=token_types, cache=cache, tap=tap, train=train,
         )  # fmt: skip
         logits = tap("logits", self.read(features))
@@ -94,6 +97,7 @@ class Transformer(nn.Module):
         source_mask: jax.Array | None = None,
         segments: jax.Array | None = None,
         source_segments: jax.Array | None = None,
+        prefix: jax.Array | None = None,
         positions: jax.Array | None = None,
         source_positions: jax.Array | None = None,
         token_types: jax.Array | None = None,
@@ -105,6 +109,8 @@ class Transformer(nn.Module):
         self._check(source, cache, (source_mask, source_segments, source_positions))
         tap = tap or Tap()
         if self.config.decoder is None:
+            if prefix is not None:
+                raise ValueError("prefix was given, but an encoder alone sees everything anyway: leave it out")
             hidden = self.encode(tokens, mask=mask, segments=segments, positions=positions, token_types=token_types,
                                  tap=tap, train=train)  # fmt: skip
             return self.readout.features(hidden), None
@@ -120,13 +126,13 @@ class Transformer(nn.Module):
         elif cache is not None and cache.cross_mask is not None:
             memory_mask = masks.padding(cache.cross_mask)
 
-        _check_ids("tokens", tokens, self.config, self.config.decoder, mask, segments, positions, token_types)
+        _check_ids("tokens", tokens, self.config, self.config.decoder, mask, segments, positions, token_types, prefix)
         _check_room(tokens, cache)
         visible = _visible(mask, segments, segments)
         if cache is not None and visible is not None:
             raise ValueError("mask and segments cannot be combined with a cache: set cache.length to each row's length")
         hidden, cache = self.decoder(
-            self.embedding(tokens, token_types), memory=memory, mask=visible, memory_mask=memory_mask,
+            self.embedding(tokens, token_types), memory=memory, mask=visible, memory_mask=memory_mask, prefix=prefix,
             positions=positions, cache=cache, tap=tap, train=train,
         )  # fmt: skip
         return self.readout.features(hidden), cache
@@ -187,14 +193,16 @@ def unembedding(config: ModelConfig, params: dict) -> tuple[jax.Array, jax.Array
     return kernel, readout.get("bias")
 
 
-def _check_ids(name, ids, config: ModelConfig, stack: Stack, mask, segments, positions, token_types) -> None:
+def _check_ids(
+    name, ids, config: ModelConfig, stack: Stack, mask, segments, positions, token_types, prefix=None
+) -> None:
     if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"{name} must be [B, T] integers, not {ids.dtype} of shape {ids.shape}")
     if not ids.shape[1]:
         raise ValueError(f"{name} of shape {ids.shape} are empty: give at least one token in each row")
     if stack.position.kind == "learned" and ids.shape[1] > config.length:
         raise ValueError(f"{name} has length {ids.shape[1]}, but the model has {config.length} learned positions")
-    fellows = {"mask": mask, "segments": segments, "positions": positions, "token_types": token_types}
+    fellows = {"mask": mask, "segments": segments, "positions": positions, "token_types": token_types, "prefix": prefix}
     for argument, array in fellows.items():
         if array is not None and array.shape != ids.shape:
             raise ValueError(f"{argument} of {name} has shape {array.shape}; it must be that of {name}, {ids.shape}")

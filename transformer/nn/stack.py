@@ -56,6 +56,7 @@ class Layers(nn.Module):
         memory: jax.Array | None = None,
         mask: jax.Array | None = None,
         memory_mask: jax.Array | None = None,
+        prefix: jax.Array | None = None,
         positions: jax.Array | None = None,
         cache: Cache | None = None,
         tap: Tap,
@@ -68,6 +69,7 @@ class Layers(nn.Module):
           memory: `[B, S, D]`, what cross-attention reads.
           mask: booleans that broadcast to `[B, H, T, S]`, besides causality and windows.
           memory_mask: the same for cross-attention.
+          prefix: `[B, T]` booleans, keys that causality does not hide; with a cache, which is empty, of its first T.
           positions: `[B, T]` integers; None counts from 0, or from what the cache holds.
           cache: keys and values of earlier positions; extended by T.
 
@@ -84,7 +86,9 @@ class Layers(nn.Module):
         keys = (slots, positions) if cache is None else (jnp.arange(cache.capacity)[None],) * 2
 
         x = self._embed(x, positions, tap.under(self.role), train)
-        views = self._views(mask, slots, positions, *keys)
+        if prefix is not None and cache is not None:
+            prefix = jnp.pad(prefix, ((0, 0), (0, cache.capacity - length)))
+        views = self._views(mask, prefix, slots, positions, *keys)
         x, cache = self._scan(x, memory, views, View(memory_mask), cache, tap, train)
         if self.stack.norm_placement != "post":
             x = Normalize(self.config, self.stack.norm, name="final_norm")(x)
@@ -106,7 +110,7 @@ class Layers(nn.Module):
             x = Normalize(self.config, stack.norm, name="embedding_norm")(x)
         return nn.Dropout(stack.dropout, deterministic=not train)(x)
 
-    def _views(self, mask, slots, positions, key_slots, key_positions) -> tuple[View, ...]:
+    def _views(self, mask, prefix, slots, positions, key_slots, key_positions) -> tuple[View, ...]:
         """What each layer of a period may see; the layers differ in their windows alone."""
         kind, heads = self.stack.position.kind, self.stack.attention.heads
         bias = rotate = None
@@ -117,7 +121,8 @@ class Layers(nn.Module):
         elif kind == "rotary":
             rotate = order.rotation(self.config, self.stack, positions)
         if self.causal:
-            mask = masks.combine(mask, masks.causal(slots, key_slots))
+            before = masks.causal(slots, key_slots)
+            mask = masks.combine(mask, before if prefix is None else before | masks.prefix(prefix))
         windows = self.stack.attention.windows or (0,)
         banded = (masks.window(slots, key_slots, width) if width else None for width in windows)
         return tuple(View(masks.combine(mask, band), bias, rotate) for band in banded)

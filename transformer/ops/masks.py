@@ -41,6 +41,12 @@ def padding(valid: jax.Array) -> jax.Array:
     return valid.astype(bool)[:, None, None, :]
 
 
+def prefix(visible: jax.Array) -> jax.Array:
+    """Keys that later and earlier queries alike may attend to: `visible` is `[B, S]` booleans, the result
+    `[B, 1, 1, S]`. Joined by "or" to `causal` it makes a prefix language model, Liu et al. 2018 (arXiv:1801.10198)."""
+    return visible.astype(bool)[:, None, None, :]
+
+
 def segment(query_segments: jax.Array, key_segments: jax.Array) -> jax.Array:
     """Keys of the query's own segment: `[B, T]` and `[B, S]` integers to `[B, 1, T, S]` booleans."""
     return query_segments[:, None, :, None] == key_segments[:, None, None, :]

@@ -10,13 +10,14 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from transformer.text import library, spelling, storage, tables
+from transformer.text import special as roles
 from transformer.text.library import LibraryTokenizer
 from transformer.text.special import Special
 from transformer.text.tokenizer import END
@@ -49,27 +50,34 @@ class BPE(LibraryTokenizer):
         super().__init__(table, dataclasses.replace(special or Special(), eos=end))
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab: int) -> BPE:
-        """Learns merges from `texts`, the same ones every time; the end id comes last.
+    def train(cls, texts: Iterable[str], vocab: int, *, special: Sequence[str] = ()) -> BPE:
+        """Learns merges from `texts`, the same ones every time; the end id and then those of `special` come last.
 
         Args:
           texts: documents.
-          vocab: how many ids to learn, the 256 bytes and the end included. A corpus too small for that gives fewer:
-            `size` says how many.
+          vocab: how many ids to learn, the 256 bytes and the special ones included. A corpus too small for that gives
+            fewer: `size` says how many.
+          special: further special tokens, which no text encodes to. A name that is usual for a role, such as `[MASK]`
+            or `<pad>`, gives it that role, and `<extra_id_0>` and so on are `sentinels`.
 
         Raises:
-          ValueError: if `vocab` is below 257, or a text is no string or holds a lone surrogate.
+          ValueError: if `vocab` is below 257 and the number of further special tokens, one of which could be taken for
+            text or comes twice; or a text is no string or holds a lone surrogate.
         """
-        if not isinstance(vocab, (int, np.integer)) or vocab < SMALLEST:
-            raise ValueError(
-                f"vocab={vocab!r} must be an integer from {SMALLEST} up: the 256 bytes and the end come first"
-            )
         table = tables.byte_level(models.BPE())
+        names = _check_special(table, special)
+        smallest = SMALLEST + len(names)
+        if not isinstance(vocab, (int, np.integer)) or vocab < smallest:
+            more = f", and {len(names)} further special tokens" if names else ""
+            raise ValueError(
+                f"vocab={vocab!r} must be an integer from {smallest} up: the 256 bytes and the end come first{more}"
+            )
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=vocab - 1, initial_alphabet=alphabet, show_progress=False)
+        learnt = vocab - 1 - len(names)
+        trainer = trainers.BpeTrainer(vocab_size=learnt, initial_alphabet=alphabet, show_progress=False)
         table.train_from_iterator(map(spelling.check_unicode, spelling.check_texts(texts)), trainer)
-        table.add_special_tokens([END])
-        return cls(table)
+        table.add_special_tokens([END, *names])
+        return cls(table, special=roles.complete({"eos": END}, ((), ()), names))
 
     @classmethod
     def take(cls, path: pathlib.Path, table: tokenizers.Tokenizer, special: Special) -> BPE:
@@ -108,6 +116,24 @@ def obstacle(table: tokenizers.Tokenizer) -> str | None:
     if sorted(vocabulary.values()) != list(range(len(vocabulary))):
         return f"the ids of the vocabulary must be 0 to {len(vocabulary) - 1}, each once"
     return None
+
+
+def _check_special(table: tokenizers.Tokenizer, special: Sequence[str]) -> list[str]:
+    """The names, none of which `table` could learn as a piece of text."""
+    if isinstance(special, str):
+        raise ValueError(f"special={special!r} must be a list of names, not one string: pass [{special!r}]")
+    names = list(special)
+    for index, name in enumerate(names):
+        spelling.check_text(name, f"special[{index}]")
+        readable = name.isascii() and name.isprintable() and " " not in name
+        if not readable or len(table.pre_tokenizer.pre_tokenize_str(name)) < 2:
+            raise ValueError(
+                f"special[{index}]={name!r} could be taken for text: use printable ASCII in which letters and marks "
+                "meet, as in '[MASK]' or '<extra_id_0>'"
+            )
+        if name in (END, *names[:index]):
+            raise ValueError(f"special[{index}]={name!r} is there already: name each token once, and not the end")
+    return names
 
 
 @functools.cache

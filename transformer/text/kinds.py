@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from transformer.text import bpe, storage, tables
 from transformer.text.bpe import BPE
@@ -16,6 +16,7 @@ from transformer.text.sentencepiece import SentencePiece
 from transformer.text.tokenizer import Tokenizer
 
 KINDS: dict[str, type[Tokenizer]] = {kind.kind: kind for kind in (Bytes, Characters, BPE)}
+OPTIONS = {Characters.kind: ("fallback", "end"), BPE.kind: ("special",)}  # of training
 FILES: tuple[tuple[tuple[str, ...], type[Tokenizer]], ...] = (  # of published models, in order of preference
     ((storage.SOURCE, storage.TARGET, storage.VOCABULARY), Marian),
     ((storage.T5,), SentencePiece),
@@ -25,21 +26,21 @@ FILES: tuple[tuple[tuple[str, ...], type[Tokenizer]], ...] = (  # of published m
 )
 
 
-def train(kind: str, texts: Iterable[str], vocab: int, **options: bool) -> Tokenizer:
+def train(kind: str, texts: Iterable[str], vocab: int, **options: bool | Sequence[str]) -> Tokenizer:
     """A tokenizer of the named kind, made for `texts`.
 
     Args:
       kind: "bytes", "characters" or "bpe".
       texts: documents; not read by "bytes".
       vocab: how many ids to learn; read by "bpe" only, the others have as many as they need.
-      **options: `fallback` and `end` of `Characters`; the other kinds have none.
+      **options: `fallback` and `end` of `Characters`, `special` of `BPE`; `Bytes` has none.
 
     Raises:
       ValueError: if `kind` is unknown, an option is not one of its own, or as the kind's own `train`.
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} is no tokenizer: choose one of {', '.join(KINDS)}")
-    known = ("fallback", "end") if kind == Characters.kind else ()
+    known = OPTIONS.get(kind, ())
     for name in options:
         if name not in known:
             raise ValueError(
@@ -47,7 +48,7 @@ def train(kind: str, texts: Iterable[str], vocab: int, **options: bool) -> Token
             )
     if kind == Characters.kind:
         return Characters.train(texts, **options)
-    return BPE.train(texts, vocab) if kind == BPE.kind else Bytes()
+    return BPE.train(texts, vocab, **options) if kind == BPE.kind else Bytes()
 
 
 def load(folder: str | os.PathLike[str]) -> Tokenizer:

@@ -43,8 +43,9 @@ class LibraryTokenizer(Tokenizer):
         self._tokenizer = table
         self._special = special
         self._plain = _without_special_pieces(table, special.unk)
-        self.begin, self.end, self.pad = (
-            None if name is None else table.token_to_id(name) for name in (special.begin, special.end, special.pad)
+        self.begin, self.end, self.pad, self.mask = (
+            None if name is None else table.token_to_id(name)
+            for name in (special.begin, special.end, special.pad, special.mask)
         )
 
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:

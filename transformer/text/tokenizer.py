@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import functools
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -30,6 +32,7 @@ class Tokenizer(abc.ABC):
         none. No text encodes to it.
       begin: the id that opens a text in the published model: BERT's `[CLS]`, Llama's `<s>`; None if there is none.
       pad: the id that fills up a batch in the published model; None if there is none.
+      mask: the id that stands for a token to be predicted: BERT's `[MASK]`; None if there is none.
     """
 
     kind: ClassVar[str]
@@ -38,11 +41,24 @@ class Tokenizer(abc.ABC):
     end: int | None
     begin: int | None = None
     pad: int | None = None
+    mask: int | None = None
 
     @property
     def opening(self) -> int | None:
         """The id that opens a document: `begin`, or else `end`; None if there is neither."""
         return self.end if self.begin is None else self.begin
+
+    @property
+    def special(self) -> tuple[int, ...]:
+        """The ids that stand for no text, rising; `decode` leaves them out."""
+        return tuple(sorted(self._hidden))
+
+    @functools.cached_property
+    def sentinels(self) -> tuple[int, ...]:
+        """The special ids of `<extra_id_0>`, `<extra_id_1>` and so on: what T5 has in the place of what is cut out."""
+        ids = {self.spellings[index]: index for index in self._hidden}
+        found = (ids.get(f"<extra_id_{number}>".encode()) for number in itertools.count())
+        return tuple(itertools.takewhile(lambda index: index is not None, found))
 
     @property
     def size(self) -> int:

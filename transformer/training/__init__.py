@@ -1,13 +1,14 @@
 """From an objective to a trained model: state, optimizers, the step, devices, checkpoints, metrics, the loop."""
 
 from transformer.training import optimizers, parallel, recipes, schedules
+from transformer.training.averaging import average_checkpoints
 from transformer.training.checkpoints import FOLDER as CHECKPOINTS
 from transformer.training.checkpoints import Checkpoints, load_params, load_recipe
 from transformer.training.config import Optimizer, Training
 from transformer.training.evaluation import evaluate
 from transformer.training.loop import NonFinite, train
 from transformer.training.metrics import Writer
-from transformer.training.objective import next_token
+from transformer.training.objective import prediction
 from transformer.training.progress import Bar
 from transformer.training.state import State, create
 from transformer.training.step import evaluation_step, train_step
@@ -21,14 +22,15 @@ __all__ = [
     "State",
     "Training",
     "Writer",
+    "average_checkpoints",
     "create",
     "evaluate",
     "evaluation_step",
     "load_params",
     "load_recipe",
-    "next_token",
     "optimizers",
     "parallel",
+    "prediction",
     "recipes",
     "schedules",
     "train",

@@ -9,8 +9,9 @@ Arrays are written in the background. What is read back is compared with the rec
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,12 +158,25 @@ def load_recipe(workdir: str | Path) -> dict[str, Any] | None:
         return None
 
 
+def load_steps(workdir: str | Path) -> list[int]:
+    """The steps of all finished checkpoints, rising, intact or not; raises ValueError if `workdir` has none at all."""
+    with _reader(workdir) as manager:
+        return sorted(manager.all_steps())
+
+
 def _read_only(workdir: str | Path, step: int | str, read: Read) -> Restored:
+    with _reader(workdir) as manager:
+        return _restore(manager, step, read)[0]
+
+
+@contextlib.contextmanager
+def _reader(workdir: str | Path) -> Iterator[ocp.CheckpointManager]:
+    """A manager that changes nothing on disk."""
     if not (Path(workdir) / FOLDER).is_dir():
         raise ValueError(f"{workdir} holds no checkpoints: train there first, or name another workdir")
     manager = _manager(workdir, None, {})
     try:
-        return _restore(manager, step, read)[0]
+        yield manager
     finally:
         manager.close()
 

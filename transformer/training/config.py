@@ -88,6 +88,7 @@ class Training:
 
     steps: int = 1000
     batch_size: int = 32  # rows of the global batch, however many devices share them
+    batch_tokens: int = 0  # pairs: places of either side in a batch, of some multiple of batch_size rows; 0: one such
     accumulation: int = 1  # micro-batches that each device takes one after the other in one step
     optimizer: Optimizer = Optimizer()
     label_smoothing: float = 0.0
@@ -103,6 +104,9 @@ class Training:
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulation", "evaluate_every", "checkpoint_every", "keep", "log_every"):
             _require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "it must be positive")
+        _require(
+            self.batch_tokens >= 0, "training.batch_tokens", self.batch_tokens, "it must be positive, or 0 for none"
+        )
         every = self.head_metrics_every
         _require(every >= 0, "training.head_metrics_every", every, "it counts steps, or is 0 for never")
         fits = self.batch_size % self.accumulation == 0

@@ -17,16 +17,17 @@ def evaluate(
     batches: Iterable[Any],
     bytes: int | None = None,
 ) -> dict[str, float]:
-    """Sums nats and counts over all batches in float64 and divides once.
+    """Sums what each batch gives over all of them in float64 and divides once.
 
     Args:
-      evaluation_step: `(params, batch) -> sums` over all devices, with at least `nats` and `count`.
+      evaluation_step: `(params, batch) -> sums` over all devices, with at least `nats` and `count`; any other sum, such
+        as `accuracy`, is divided by the count too.
       params: the model's parameters.
       batches: placed batches; the last may be ragged, as weights say what counts.
       bytes: of the text that the tokens stand for; None leaves bits per byte out.
 
     Returns:
-      `loss`, nats per token; `perplexity`, `exp(loss)`; `tokens`, the count; and
+      `loss`, nats per token; `perplexity`, `exp(loss)`; `tokens`, the count; the other sums by their names; and
       `bits_per_byte`, `nats / (ln 2 * bytes)`, which compares tokenizers.
 
     Raises:
@@ -34,12 +35,10 @@ def evaluate(
     """
     if bytes is not None and bytes <= 0:
         raise ValueError(f"bytes={bytes} must be positive; leave it out when the text's size is not known")
-    pending, nats, counts = [], [], []
+    pending, rows = [], []
 
     def fetch() -> None:
-        for sums in jax.device_get(pending):
-            nats.append(float(sums["nats"]))
-            counts.append(float(sums["count"]))
+        rows.extend({name: float(value) for name, value in sums.items()} for sums in jax.device_get(pending))
         pending.clear()
 
     for batch in batches:
@@ -47,9 +46,12 @@ def evaluate(
         if len(pending) == PENDING:
             fetch()
     fetch()
-    count, total = math.fsum(counts), math.fsum(nats)
+    totals = {name: math.fsum(row[name] for row in rows) for name in (rows[0] if rows else {"count": 0})}
+    count = totals.pop("count")
     if not count > 0:
-        raise ValueError(f"nothing to evaluate: {len(counts)} batches have a total weight of {count}")
-    loss = total / count
+        raise ValueError(f"nothing to evaluate: {len(rows)} batches have a total weight of {count}")
+    nats = totals.pop("nats")
+    loss = nats / count
     result = {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf, "tokens": count}
-    return result if bytes is None else result | {"bits_per_byte": total / math.log(2) / bytes}
+    result |= {name: total / count for name, total in totals.items()}
+    return result if bytes is None else result | {"bits_per_byte": nats / math.log(2) / bytes}

@@ -5,32 +5,52 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 
 from transformer.models.transformer import Transformer, unembedding
 from transformer.ops import losses
 from transformer.training.step import LossFunction
 
+# What a batch may tell the model beside its inputs, by the names of the model's own arguments.
+SEEN = (
+    "source",
+    "mask",
+    "source_mask",
+    "segments",
+    "source_segments",
+    "prefix",
+    "positions",
+    "source_positions",
+    "token_types",
+)
 
-def next_token(model: Transformer, *, smoothing: float = 0.0, z_loss: float = 0.0, chunk: int = 0) -> LossFunction:
-    """The cross-entropy of each target given the tokens before it.
+
+def prediction(
+    model: Transformer, *, smoothing: float = 0.0, z_loss: float = 0.0, chunk: int = 0, accuracy: bool = False
+) -> LossFunction:
+    """The cross-entropy of each target that counts, given what the model sees of the batch.
+
+    What is seen and what counts is the data's matter, so this is the loss of a causal, a prefix and a masked language
+    model and of sequence to sequence alike.
 
     Args:
       smoothing: label smoothing, as in `ops.losses.cross_entropy`.
       z_loss: the weight of the squared log-partition, as there.
       chunk: if positive, logits are formed for so many vocabulary entries at a time and never kept.
+      accuracy: whether `sums` holds `accuracy`, the weight of the targets that are the likeliest token; it needs all
+        logits, so it is left out when they are formed in chunks.
 
     Returns:
       `loss_fn(params, batch, key) -> (sum, sums)`. The batch holds `inputs`, `targets` `[B, T]` integers, `weights`
-      `[B, T]`, and optionally `segments` and `positions`. `key` is for dropout; None turns it off. `sums` holds
-      `count`, the sum of weights, and `nats`, the weighted negative log-likelihood without smoothing and z-loss.
+      `[B, T]`, and any of the arguments in `SEEN`. `key` is for dropout; None turns it off. `sums` holds `count`, the
+      sum of weights, and `nats`, the weighted negative log-likelihood without smoothing and z-loss.
     """
 
     def loss_fn(params: dict, batch: Mapping[str, jax.Array], key: jax.Array | None):
         features, _ = model.apply(
             {"params": params},
             batch["inputs"],
-            segments=batch.get("segments"),
-            positions=batch.get("positions"),
+            **{name: batch[name] for name in SEEN if name in batch},
             train=key is not None,
             rngs=None if key is None else {"dropout": key},
             method="features",
@@ -43,9 +63,12 @@ def next_token(model: Transformer, *, smoothing: float = 0.0, z_loss: float = 0.
                 features, kernel, targets, weights,
                 bias=bias, softcap=softcap, chunk=chunk, smoothing=smoothing, z_loss=z_loss,
             )  # fmt: skip
-        else:
-            logits = model.apply({"params": params}, features, method="read")
-            loss = losses.cross_entropy(logits, targets, weights, smoothing=smoothing, z_loss=z_loss)
-        return loss.sum, {"count": loss.count, "nats": loss.nats}
+            return loss.sum, {"count": loss.count, "nats": loss.nats}
+        logits = model.apply({"params": params}, features, method="read")
+        loss = losses.cross_entropy(logits, targets, weights, smoothing=smoothing, z_loss=z_loss)
+        sums = {"count": loss.count, "nats": loss.nats}
+        if accuracy:
+            sums["accuracy"] = jnp.sum(weights * (jnp.argmax(logits, axis=-1) == targets))
+        return loss.sum, sums
 
     return loss_fn

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from transformer.training import parallel
+from transformer.training.objective import SEEN
 from transformer.training.step import Batch
 
 SCORES = ("entropy", "sink_mass", "previous_token", "induction")
@@ -22,8 +23,9 @@ def heads(totals: Callable[..., Totals], kind: str) -> Callable[[Any, Any], dict
     """The measurement that the loop calls with placed parameters and a placed batch.
 
     Args:
-      totals: of parameters and tokens `[B, T]`, with `weights` `[B, T]` and, where the batch has them, `segments` and
-        `positions`; such as `inspection.patterns.totals`. They add up over devices and are divided once.
+      totals: of parameters and tokens `[B, T]`, with `weights` `[B, T]` and, where the batch has them, `segments`,
+        `positions` and what else a model sees; such as `inspection.patterns.totals`. They add up over devices and are
+        divided once.
       kind: of `parallel.KINDS`.
 
     Returns:
@@ -38,7 +40,7 @@ def observation_step(
     params: Any, batch: Batch, *, totals: Callable[..., Totals], axis_name: str | None = None
 ) -> Totals:
     """The totals of a batch over all devices, without dropout. A query weighs as much as its target in the loss."""
-    arguments = {name: batch[name] for name in ("segments", "positions") if name in batch}
+    arguments = {name: batch[name] for name in SEEN if name in batch}
     found = totals(params, batch["inputs"], weights=batch["weights"], **arguments)
     return found if axis_name is None else jax.lax.psum(found, axis_name)
 

@@ -1,0 +1,32 @@
+"""Restore corrupted spans of the Python standard library's documentation and source: T5's objective, small.
+
+    python -m experiments.train --config=experiments/configs/span_stdlib.py --workdir=runs/spans
+    python -m experiments.evaluate --workdir=runs/spans
+    python -m experiments.generate --workdir=runs/spans --greedy --prompt="import os<extra_id_0>path"
+
+Hardware: two CPU cores.
+Time: TODO
+Score: TODO
+"""
+
+from experiments.experiment import Experiment
+from transformer.data import Data, Objective, Tokenizer
+from transformer.models import Attention, Mlp, ModelConfig, Position, Stack
+from transformer.training import Optimizer, Training
+
+
+def get_config():
+    """The recipe."""
+    stack = Stack(depth=3, attention=Attention(heads=4), mlp=Mlp(width=512), position=Position("relative"))
+    return Experiment(
+        model=ModelConfig(vocab=2048, width=192, length=256, unroll=3, encoder=stack, decoder=stack),
+        data=Data(length=256, objective=Objective("spans"), segments=True, tokenizer=Tokenizer(vocab=2048)),
+        training=Training(
+            steps=1500,
+            batch_size=8,
+            evaluate_every=500,
+            checkpoint_every=500,
+            optimizer=Optimizer(name="muon", learning_rate=5e-3, warmup=50, weight_decay=0.05),
+        ),
+        prompts=("import os\n\ndef main<extra_id_0>:\n    return os.path.join(root, name)\n",),
+    ).mutable()

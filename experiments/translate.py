@@ -1,0 +1,126 @@
+r"""Translate a file, or lines typed at a prompt, with a model that reads a source and writes a target.
+
+    python -m experiments.translate --workdir=runs/multi30k --input=test.en --output=test.de [--average=10] [--beams=5]
+    python -m experiments.translate --workdir=runs/multi30k --input=test.en --count=5
+    python -m experiments.translate --workdir=runs/multi30k
+
+A file has one source a line, and its output one target a line in the same order; with `--count`, one hypothesis a line:
+the number of its source from 1, its score and its text, parted by tabs. Without `--input`, lines are read from the
+terminal or a pipe and each is answered at once. `--workdir` also takes a folder in the format of Hugging Face, such as
+a Marian or T5 model, or a name on its hub.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from experiments import command, loading, translation
+from experiments.loading import Trained
+from experiments.translation import Output, Search
+
+WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
+DTYPE = loading.define_dtype()
+STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best (lowest validation loss) or a number.")
+AVERAGE = loading.define_average()
+INPUT = flags.DEFINE_string("input", None, "A file of sources, one a line; default: standard input, line by line.")
+OUTPUT = flags.DEFINE_string("output", None, "Where the targets go; default: standard output.")
+COUNT = flags.DEFINE_integer("count", 1, "How many hypotheses of each source to write.", lower_bound=1)
+TRUNCATE = flags.DEFINE_boolean("truncate", False, "Cut sources that are too long, in the place of an error.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Sources searched at a time.", lower_bound=1, upper_bound=65_536)
+SEARCH = translation.define_flags(beams=4)
+
+
+def main() -> None:
+    source = loading.required(WORKDIR)
+    search = Search(
+        count=COUNT.value, batch_size=BATCH_SIZE.value, **{name: flag.value for name, flag in SEARCH.items()}
+    )
+    search.check()
+    lines = None if INPUT.value is None else read(INPUT.value)
+    if OUTPUT.value and Path(OUTPUT.value).is_dir():
+        raise ValueError(f"--output={OUTPUT.value} is a folder: name a file")
+    if OUTPUT.value and lines is None:
+        raise ValueError("--output goes with --input: lines from standard input are answered on standard output")
+    trained = loading.load(source, loading.step(STEP.value), DTYPE.value, AVERAGE.value)
+    if lines is None:
+        answer(trained, search)
+        return
+    named = ((f"{INPUT.value}, line {number}", line) for number, line in enumerate(lines, start=1))
+    outputs = translation.translate(trained, translation.sources_of(trained, named, TRUNCATE.value), search)
+    written = "".join(spelt(outputs, search.count))
+    if OUTPUT.value is None:
+        sys.stdout.write(written)
+    else:
+        write(Path(OUTPUT.value), written)
+
+
+def read(path: str) -> list[str]:
+    """The lines of a file of sources.
+
+    Raises:
+      ValueError: if it cannot be read, is not UTF-8, or has none.
+    """
+    try:
+        content = Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--input={path} is not UTF-8 (byte {error.start}): convert it") from None
+    except OSError as error:
+        raise ValueError(f"--input={path} cannot be read: {error.strerror}") from None
+    lines = [line.removesuffix("\r") for line in content.removesuffix("\n").split("\n")]
+    if lines == [""]:
+        raise ValueError(f"--input={path} is empty: give a file with one source a line")
+    return lines
+
+
+def spelt(outputs: list[list[Output]], count: int) -> list[str]:
+    """The lines to write: one target a source, or numbered hypotheses with their scores."""
+    if count == 1:
+        return [f"{_line(row[0].text) if row else ''}\n" for row in outputs]
+    return [
+        f"{number}\t{output.score:.4f}\t{_line(output.text)}\n"
+        for number, row in enumerate(outputs, start=1)
+        for output in row
+    ]
+
+
+def answer(trained: Trained, search: Search) -> None:
+    """Translate what is typed, a line at a time, until there is no more."""
+    typed = sys.stdin.isatty()
+    while True:
+        if typed:
+            print("> ", end="", flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if not line.strip():
+            continue
+        try:
+            rows = translation.sources_of(trained, [("the line", line.rstrip("\r\n"))], TRUNCATE.value)
+        except ValueError as error:
+            if not typed:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        print("".join(spelt(translation.translate(trained, rows, search), search.count)), end="", flush=True)
+
+
+def write(path: Path, content: str) -> None:
+    """Puts a file there whole, or leaves the one that is there."""
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_text(content, encoding="utf-8")
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _line(content: str) -> str:
+    return " ".join(content.split("\n"))  # a model may write what would be two lines
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,156 @@
+"""Sequence to sequence with a trained model: beam search over many sources, and how good what it writes is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import scores
+from experiments.loading import Trained
+from transformer import data, decoding
+
+LONGER = 50  # Vaswani et al. 2017, section 6.1: an output has at most so many tokens more than its source
+MULTIPLE = 32  # of shapes, so that few programs are compiled
+TASK = "task:"
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How outputs are found; see `decoding.beam_search`."""
+
+    beams: int = 4
+    length_penalty: float = 0.6
+    coverage: float = 0.0
+    ratio: float | None = None
+    count: int = 1
+    batch_size: int = 64  # sources at a time
+
+    def check(self) -> None:
+        """Raises ValueError if more hypotheses are wanted than a search has."""
+        if self.count > self.beams:
+            raise ValueError(f"--count={self.count} exceeds --beams={self.beams}: raise the latter")
+
+
+class Output(NamedTuple):
+    """A hypothesis. `score` is what the search ranks by, `nats` its negative log-probability."""
+
+    text: str
+    score: float
+    nats: float
+
+
+def define_flags(beams: int) -> dict[str, flags.FlagHolder]:
+    """The flags that make up a `Search`."""
+    return {
+        "beams": flags.DEFINE_integer("beams", beams, "Hypotheses kept for each source; 1 is greedy.", lower_bound=1),
+        "length_penalty": flags.DEFINE_float("length_penalty", 0.6, "Higher favours longer outputs.", lower_bound=0),
+        "coverage": flags.DEFINE_float("coverage", 0.0, "What unattended source tokens cost.", lower_bound=0),
+        "ratio": flags.DEFINE_float("ratio", None, "The most output tokens for each source token."),
+    }
+
+
+def translate(trained: Trained, sources: Sequence[Sequence[int]], search: Search) -> list[list[Output]]:
+    """The best outputs for each source, in the order of the sources.
+
+    Sources of about the same length are searched together; what a source gets does not depend on the others.
+
+    Args:
+      sources: ids with their end, as `Trained.ids` gives them.
+
+    Raises:
+      ValueError: if the model is no encoder with a decoder, or the target's first token is not known.
+    """
+    config = trained.model.config
+    if config.encoder is None or config.decoder is None:
+        raise ValueError(f"{trained.origin} is no encoder with a decoder, so it has no source to read")
+    if trained.start is None:
+        raise ValueError(f"{trained.origin} names no decoder_start_token_id, so no target can begin: name one")
+    order = np.argsort([len(source) for source in sources], kind="stable")
+    outputs: list[list[Output]] = [[] for _ in sources]
+    for first in range(0, len(order), search.batch_size):
+        chosen = order[first : first + search.batch_size].tolist()
+        found = _batch(trained, [sources[index] for index in chosen], search)
+        for index, row in zip(chosen, found, strict=False):
+            outputs[index] = row
+    return outputs
+
+
+def _batch(trained: Trained, sources: list[Sequence[int]], search: Search) -> Iterator[list[Output]]:
+    config = trained.model.config
+    longest = -(-max(map(len, sources)) // MULTIPLE) * MULTIPLE
+    length, slots = longest + LONGER, -(-(longest + LONGER) // MULTIPLE) * MULTIPLE
+    if config.decoder.position.kind == "learned":
+        length, slots = min(length, config.length), min(slots, config.length)
+    rows = sources + sources[-1:] * (search.batch_size - len(sources)) if len(sources) > 1 else sources
+    found = decoding.beam_search(
+        trained.model, trained.params, [[trained.start]] * len(rows), source=rows, length=length, capacity=slots,
+        beams=search.beams, length_penalty=search.length_penalty, coverage=search.coverage, ratio=search.ratio,
+        count=search.count, stop=trained.stop, banned=trained.banned,
+    )  # fmt: skip
+    for tokens, lengths, nats, values in zip(*jax.device_get(found), strict=True):
+        yield [
+            Output(trained.spell(ids[:length]), float(value), float(-nat))
+            for ids, length, nat, value in zip(tokens, lengths, nats, values, strict=True)
+            if np.isfinite(value)
+        ]
+
+
+def held_out(trained: Trained, corpus: data.Bitext, most: int | None = None) -> tuple[list[list[int]], list[str]]:
+    """The sources of a run's validation pairs, as ids, and their targets, as text; the first `most` of them."""
+    pairs, tokenizer = corpus.validation, trained.tokenizer
+    numbers = range(min(len(pairs), most or len(pairs)))
+    sources = [[*pairs.source[index].tolist(), tokenizer.end] for index in numbers]
+    return sources, [tokenizer.decode(pairs.target[index]) for index in numbers]
+
+
+def sources_of(trained: Trained, named: Iterable[tuple[str, str]], truncate: bool = False) -> list[list[int]]:
+    """The ids of texts that the encoder reads; each comes with what to call it in errors.
+
+    Raises:
+      ValueError: if a text is empty, or longer than what the model was trained on and `truncate` is not set.
+    """
+    most = longest(trained)
+    out = []
+    for name, content in named:
+        if not content.strip():
+            raise ValueError(f"{name} is empty: take it out, or give it some text")
+        ids = trained.ids(content)
+        if len(ids) > most and not truncate:
+            raise ValueError(
+                f"{name} has {len(ids)} tokens with its end, and {trained.origin} reads at most {most}: shorten it, or "
+                "give --truncate"
+            )
+        out.append(ids if len(ids) <= most else [*ids[: most - 1], ids[-1]])
+    return out
+
+
+def longest(trained: Trained) -> int:
+    """The most tokens of a source, its end included: a run's `data.length`, or the model's longest sequence."""
+    return trained.model.config.length if trained.experiment is None else trained.experiment.data.length
+
+
+def is_task(path: str) -> bool:
+    """Whether pairs are of a task whose outputs are right or wrong."""
+    return path.startswith(TASK)
+
+
+def measure(outputs: Sequence[list[Output]], references: Sequence[str], path: str, tokenize: str) -> dict:
+    """Of a task, the share of outputs that are right; else BLEU and chrF, each with its signature."""
+    best = [row[0].text if row else "" for row in outputs]
+    if is_task(path):
+        return {"exact": scores.exact(best, references), "sequences": len(references)}
+    bleu, chrf = scores.bleu(best, references, tokenize), scores.chrf(best, references)
+    return {"bleu": bleu.value, "bleu_signature": bleu.signature, "chrf": chrf.value, "chrf_signature": chrf.signature}
+
+
+def spoken(measured: dict) -> str:
+    """The measures in a line or two."""
+    if "exact" in measured:
+        return f"{measured['exact']:.2%} of {measured['sequences']:,} sequences right"
+    lines = [("BLEU", "bleu"), ("chrF2", "chrf")]
+    return "\n".join(f"{name} {measured[key]:.2f} ({measured[f'{key}_signature']})" for name, key in lines)
