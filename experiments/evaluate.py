@@ -15,6 +15,7 @@ BLEU and chrF by sacrebleu, with their signatures. `--pairs` is written like a r
 
 from __future__ import annotations
 
+import itertools
 import json
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,7 @@ AVERAGE = loading.define_average()
 SEARCH = translation.define_flags(beams=4)
 JSON = flags.DEFINE_boolean("json", False, "Print JSON.")
 
+GENERATED = 1000  # pairs of a task
 LONGEST = 1024  # of a window that nobody asked for
 ROWS, LOGITS = 32, 2**26  # at a time where nobody asked for a number of rows: at most so many rows, so many logits
 
@@ -109,7 +111,7 @@ def _on_validation(trained: loading.Trained, source: Path) -> dict:
 
 def _on_pairs(trained: loading.Trained, path: str) -> dict:
     config = data.Data(objective=data.Objective("pairs")) if trained.experiment is None else trained.experiment.data
-    found = list(data.pairs(config, path))
+    found = list(itertools.islice(data.pairs(config, path), GENERATED if translation.is_task(path) else None))
     if not found:
         raise ValueError(f"--pairs={path} holds no pairs: give some")
     sources = translation.sources_of(trained, ((pair.name, pair.source) for pair in found), TRUNCATE.value)

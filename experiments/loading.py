@@ -53,8 +53,10 @@ class Trained:
             if (kind := self.experiment.data.objective.kind) not in FILLED | {"pairs"}:
                 return self.document(prompt)
             ids = self.tokenizer.encode(prompt, special=kind in FILLED).tolist()
-            opening = self.tokenizer.opening
-            return self._known([*ids, self.tokenizer.end] if kind != "masked" else [opening, *ids])
+            if kind == "masked":
+                opening = self.tokenizer.opening
+                return self._known(ids if ids[:1] == [opening] else [opening, *ids])
+            return self._known(ids if ids[-1:] == [self.tokenizer.end] else [*ids, self.tokenizer.end])
         ids = self.tokenizer.encode(prompt, special=True).tolist()
         return self._known(ids) if ids else self.document(prompt)
 

@@ -18,6 +18,28 @@ import pytest
 from transformer.data import Data
 from transformer.training import Training
 
+STACK = {"depth": 1, "attention": {"heads": 1}, "mlp": None}
+MASKED = {
+    "data.objective.kind": "masked",
+    "data.tokenizer": {"kind": "bpe", "vocab": 270},
+    "data.length": 16,
+    "model.encoder": STACK,
+    "model.decoder": None,
+}
+SPANS = {
+    "data.objective.kind": "spans",
+    "data.tokenizer": {"kind": "bpe", "vocab": 300},
+    "data.length": 32,
+    "model.encoder": STACK,
+}
+PAIRS = {
+    "data.objective.kind": "pairs",
+    "data.path": "{folder}/pairs.tsv",
+    "data.split": "document",
+    "data.length": 32,
+    "model.encoder": STACK,
+}
+
 # Field: where the difference shows, its other value, and what else has to be set for the field to be read.
 TABLE = {
     "data.path": ("corpus", "{folder}/other.txt", {}),
@@ -30,6 +52,15 @@ TABLE = {
     "data.tokenizer.end": ("corpus", True, {"data.tokenizer.kind": "characters"}),
     "data.tokenizer.folder": ("corpus", "{folder}/tokenizer", {}),
     "data.segments": ("batch", True, {}),
+    "data.objective.kind": ("batch", "prefix", {}),
+    "data.objective.rate": ("batch", 0.5, MASKED),
+    "data.objective.whole_words": ("batch", True, MASKED | {"data.objective.rate": 0.4}),
+    "data.objective.span": ("batch", 1.5, SPANS),
+    "data.pairs.source": ("batch", "3", PAIRS | {"data.pairs.source": "1", "data.pairs.target": "2"}),
+    "data.pairs.target": ("batch", "3", PAIRS | {"data.pairs.source": "1", "data.pairs.target": "2"}),
+    "data.pairs.validation": ("batch", "{folder}/other.tsv", PAIRS),
+    "data.pairs.misfits": ("error", "error", PAIRS | {"data.length": 12, "data.pairs.misfits": "truncate"}),
+    "data.pairs.count": ("batch", 40, PAIRS | {"data.path": "task:copy:1-3", "data.pairs.count": 30}),
     "data.limit": ("corpus", 60_000, {"data.path": "stdlib", "data.limit": 50_000}),
     "data.suffixes": ("corpus", (".txt", ".rst"), {"data.path": "{folder}"}),
     "data.tfds.folder": ("error", "{folder}/elsewhere", {"data.path": "tfds:none"}),
@@ -37,6 +68,7 @@ TABLE = {
     "data.tfds.feature": ("error", "words", {"data.path": "tfds:stored", "data.tfds.folder": "{folder}/datasets"}),
     "training.steps": ("lines", 6, {}),
     "training.batch_size": ("batch", 4, {}),
+    "training.batch_tokens": ("batch", 512, PAIRS),
     "training.accumulation": ("program", 2, {}),
     "training.label_smoothing": ("program", 0.1, {}),
     "training.z_loss": ("program", 0.1, {}),
@@ -138,6 +170,9 @@ def prepare(folder):
     words = "all that is and all that is not "
     for name, content in {"text.txt": words * 20, "other.txt": "Another. " * 60, "more.rst": "More. " * 60}.items():
         (folder / name).write_text(content)
+    rows = [f"source {number}\ttarget of {number}\tthird {number}\n" for number in range(40)]
+    for name, kept in {"pairs.tsv": rows, "other.tsv": rows[:3]}.items():
+        (folder / name).write_text("".join(kept))
     text.BPE.train([words], 260).save(folder / "tokenizer")
 
     class Stored(tfds.core.GeneratorBasedBuilder):
@@ -176,7 +211,7 @@ def look(where, tree, time):
         if where == "program":
             return digest(program(run).encode())
         if where == "batch":
-            batch = next(data.batches(corpus, batch_size=experiment.training.batch_size, seed=0))
+            batch = next(data.batches(corpus, **run.sizes, seed=0))
             return {name: [array.shape, digest(array.tobytes())] for name, array in batch.items()}
         if where in ("corpus", "error"):
             sides = [digest(np.asarray(side, np.int64).tobytes()) for side in (corpus.train, corpus.validation)]

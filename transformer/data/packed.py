@@ -117,4 +117,6 @@ def _chunks(stream: np.ndarray, opening: int, most: int) -> tuple[np.ndarray, np
         ends.append(np.minimum(cuts + most, end))
     starts, ends = np.concatenate(starts), np.concatenate(ends)
     enough = ends - starts >= 2
+    if not enough.any():
+        raise ValueError("there is no document of two tokens or more, so no span can be hidden: use more text")
     return starts[enough], ends[enough]
