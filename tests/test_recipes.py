@@ -11,14 +11,29 @@ from transformer import models
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "configs"
 
-# Parameters of each setting of a recipe. Published are GPT-2 small's, and nanoGPT's without the table of positions.
+# Parameters of each setting of a recipe. Published are GPT-2 small's, T5 small's, those of BERT with its head (less the
+# two token types), the original Transformer's in millions (63 and 214, printed as 65 and 213), and nanoGPT's without the
+# table of positions.
 SIZES = {
+    ("bert_base", None): 109_514_298 - 2 * 768,
     ("gpt2_small", None): 124_439_808,
     ("induction", None): 45_248,
+    ("mlm_stdlib", None): 2_164_416,
+    ("reverse", "sinusoidal"): 248_320,
+    ("reverse", "learned"): 248_320 + 2 * 64 * 64,
+    ("reverse", "rotary"): 248_320,
+    ("reverse", "relative"): 248_320 + 2 * 4 * 32,
+    ("reverse", "alibi"): 248_320,
+    ("reverse", "none"): 248_320,
     ("shakespeare_char", "nanogpt"): 804_096,
     ("shakespeare_char", "ours"): 812_288,
     ("shakespeare_char", "full"): 10_745_088,
+    ("span_stdlib", None): 3_493_312,
     ("stdlib", None): 2_164_416,
+    ("t5_small", None): 60_506_624,
+    ("translate_multi30k", None): 2_598_912,
+    ("translate_wmt14", "base"): 63_045_632,
+    ("translate_wmt14", "big"): 214_171_648,
     ("verdant", None): 144_640,
 }
 

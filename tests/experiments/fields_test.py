@@ -213,6 +213,8 @@ def look(where, tree, time):
         if where == "batch":
             batch = next(data.batches(corpus, **run.sizes, seed=0))
             return {name: [array.shape, digest(array.tobytes())] for name, array in batch.items()}
+        if where == "error" and isinstance(corpus, data.Bitext):
+            return corpus.fingerprint
         if where in ("corpus", "error"):
             sides = [digest(np.asarray(side, np.int64).tobytes()) for side in (corpus.train, corpus.validation)]
             return [*sides, corpus.tokenizer.fingerprint]
