@@ -12,8 +12,8 @@ from transformer import models
 FOLDER = Path(__file__).parents[1] / "experiments" / "configs"
 
 # Parameters of each setting of a recipe. Published are GPT-2 small's, T5 small's, those of BERT with its head (less the
-# two token types), the original Transformer's in millions (63 and 214, printed as 65 and 213), and nanoGPT's without the
-# table of positions.
+# two token types), the original Transformer's in millions (63 and 214, printed as 65 and 213), and nanoGPT's without
+# the table of positions.
 SIZES = {
     ("bert_base", None): 109_514_298 - 2 * 768,
     ("gpt2_small", None): 124_439_808,

@@ -5,7 +5,7 @@ import typing
 import pytest
 
 from experiments.experiment import Experiment, check_field, without_none
-from transformer.data import Data, Tfds, Tokenizer
+from transformer.data import Data, Objective, Pairs, Tfds, Tokenizer
 from transformer.models import Attention, Init, Mlp, ModelConfig, Position, Readout, Scaling, Stack
 from transformer.training import Optimizer, Training
 
@@ -33,8 +33,14 @@ FULL = Experiment(
     seed=3,
     prompts=("one", "two"),
 )
+PAIRED = Experiment(
+    model=ModelConfig(vocab=4096, width=32, encoder=Stack(), decoder=Stack()),
+    data=Data(path="a.tsv", objective=Objective("pairs"), pairs=Pairs(source="1", target="2", validation="b.tsv")),
+)
 WITHOUT = dataclasses.replace(PLAIN, model=ModelConfig(vocab=4096, width=32, decoder=Stack(mlp=None)))
-ALL = pytest.mark.parametrize("experiment", [PLAIN, FULL, WITHOUT], ids=["plain", "full", "attention only"])
+ALL = pytest.mark.parametrize(
+    "experiment", [PLAIN, FULL, WITHOUT, PAIRED], ids=["plain", "full", "attention only", "pairs"]
+)
 
 
 def leaves(node, path=()):
@@ -80,6 +86,7 @@ def test_what_a_tree_leaves_out_has_its_default():
 def test_every_field_that_may_be_none_is_known():
     names = {path[-1] for path, _ in OPTIONAL}
     expected = "kv_heads head_width scale softcap width output clip ema folder magnitude initial"
+    expected += " source target validation"
     assert set(expected.split()) == names
 
 
@@ -88,8 +95,10 @@ def test_every_field_that_may_be_none_is_known():
 def test_every_field_that_may_be_none_can_be_set_and_unset(start, path, kind):
     value = {int: 2, float: 0.25, str: "folder"}[without_none(kind)]
     for wanted in (value, None, value):
-        tree = start.mutable()
+        tree = (PAIRED if "pairs" in path else start).mutable()
         node = looked_up(tree, path[:-1])
+        if path[-1] in ("source", "target"):
+            node.source = node.target = wanted  # both or neither
         if path[-1] == "magnitude":
             node.kind = "yarn"  # which alone reads it
         node[path[-1]] = wanted
@@ -135,7 +144,7 @@ def test_a_whole_number_does_for_a_float():
             ("training", "optimizer", "warm_up"),
             "config.training.optimizer has no field 'warm_up': the nearest are warmup",
         ),
-        (("data", "zzz"), "config.data has no field 'zzz': the nearest are length, limit, path,"),
+        (("data", "zzz"), "config.data has no field 'zzz': the nearest are length, limit, objective,"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(path, said):
