@@ -4,9 +4,13 @@
     python -m experiments.evaluate --workdir=runs/mlm
     python -m experiments.generate --workdir=runs/mlm --prompt="The list[MASK]append adds an item."
 
+1,500 steps hide 15% of the tokens in 8 rows of 256; a token sees its own document only.
+
 Hardware: two CPU cores.
-Time: TODO
-Score: TODO
+Time: 12.5 minutes of CPU time, text and evaluations included; 46 minutes on cores that other programs shared.
+Score: 39.3% of the masked tokens right and a perplexity of 26.4 on the held-out tenth of the documents (Python 3.11),
+where counts of single tokens have 2.7% and 600.8, and counts of neighbours, which know the true token on the left, have
+14.3% and 87.0. `evaluate` prints the three side by side.
 """
 
 from experiments.experiment import Experiment

@@ -39,7 +39,7 @@ def batches(
     shares = (seed, start, process_index, process_count)
     if _in_buckets(corpus):
         return buckets.BucketBatches(corpus.train, corpus.tokenizer, batch_size, batch_tokens, *shares)
-    if isinstance(corpus, Corpus) and not _packs(corpus):
+    if isinstance(corpus, Corpus) and not corpus.packs:
         return streams.StreamBatches(corpus, batch_size, *shares)
     return packed.PackedBatches(_examples(corpus, "train"), batch_size, *shares)
 
@@ -63,7 +63,7 @@ def validation_batches(
     shares = (process_index, process_count)
     if _in_buckets(corpus):
         return buckets.validation(corpus.validation, corpus.tokenizer, batch_size, batch_tokens, *shares)
-    if isinstance(corpus, Corpus) and not _packs(corpus):
+    if isinstance(corpus, Corpus) and not corpus.packs:
         return streams.validation(corpus, batch_size, *shares)
     return packed.validation(_examples(corpus, "validation"), batch_size, *shares)
 
@@ -78,11 +78,6 @@ def pipeline_speed(batches: Batches, *, seconds: float = 1.0) -> float:
     return tokens / elapsed
 
 
-def _packs(corpus: Corpus) -> bool:
-    """Whether documents are packed whole: windows over them would cut spans at their borders."""
-    return corpus.segments and corpus.objective.kind == "spans"
-
-
 def _in_buckets(corpus: Corpus | Bitext) -> bool:
     return isinstance(corpus, Bitext) and not corpus.segments
 
@@ -94,5 +89,7 @@ def _examples(corpus: Corpus | Bitext, side: str) -> packed.Examples:
 
 
 def _check_tokens(corpus: Corpus | Bitext, batch_tokens: int) -> None:
+    if batch_tokens < 0:
+        raise ValueError(f"batch_tokens={batch_tokens}: use 0 for batch_size rows, or how many places a batch has")
     if batch_tokens and not _in_buckets(corpus):
         raise ValueError(f"batch_tokens={batch_tokens} is for pairs that are not packed: use batch_size rows")

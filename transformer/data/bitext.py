@@ -93,6 +93,8 @@ def prepare(config: Data, folder: str | os.PathLike[str], tokenizer: text.Tokeni
       ValueError: as `corpus.prepare`; or if a source or a target is empty or longer than `config.length` with its end,
         and `config.pairs.misfits` does not say what to do with it.
     """
+    if config.length < 2:
+        raise ValueError(f"data.length={config.length} has room for an end alone: pairs need 2 or more")
     folder = pathlib.Path(folder).expanduser().resolve()
     found = list(pairs(config))
     if not found:
@@ -156,7 +158,10 @@ def _build(
     for side in SIDES:
         ids, counts[side] = _fitted(config, sides[side], tokenizer.encode_batch(texts[side]))
         if not counts[side]["pairs"]:
-            raise ValueError(f"no pair of the {side} side fits data.length={config.length}: raise it")
+            raise ValueError(
+                f"data.pairs.misfits='drop' leaves out every pair of the {side} side: each has an empty text, or one "
+                f"that does not fit data.length={config.length}"
+            )
         for name, rows in zip(LANGUAGES, ids, strict=True):
             tokens = np.concatenate(rows).astype(np.uint16 if tokenizer.size <= 2**16 else np.uint32)
             arrays[f"{side}_{name}"] = tokens

@@ -69,6 +69,11 @@ class Corpus:
         return self.stride + (self.objective.kind in ("causal", "prefix"))
 
     @property
+    def packs(self) -> bool:
+        """Whether rows hold whole documents: windows over them would cut spans at their borders."""
+        return self.segments and self.objective.kind == "spans"
+
+    @property
     def bytes_per_token(self) -> float:
         """UTF-8 bytes per predicted token of the training stream."""
         return self.counts["train"].predicted_bytes / (len(self.train) - 1)
@@ -138,13 +143,24 @@ def _build(
     shape = Corpus(**streams, tokenizer=tokenizer, length=config.length, segments=config.segments,
                    objective=config.objective, counts={}, recipe={})  # fmt: skip
     for name, stream in streams.items():
-        if len(stream) < shape.reach:
-            raise ValueError(
-                f"the {name} side has {len(stream)} tokens, but one row needs {shape.reach} at "
-                f"data.length={config.length}: use more text, a shorter data.length or another data.validation"
-            )
+        _check_room(shape, name, stream)
     counts = {name: dataclasses.asdict(_count(sides[name], streams[name], tokenizer)) for name in SIDES}
     preparing.write(folder, request, tokenizer, streams, counts)
+
+
+def _check_room(shape: Corpus, name: str, stream: np.ndarray) -> None:
+    """Raises ValueError unless a side has a row and, where documents are packed, one that has a span to hide."""
+    if len(stream) < shape.reach:
+        raise ValueError(
+            f"the {name} side has {len(stream)} tokens, but one row needs {shape.reach} at "
+            f"data.length={shape.length}: use more text, a shorter data.length or another data.validation"
+        )
+    apart = np.diff(np.flatnonzero(stream == shape.tokenizer.opening), append=len(stream))
+    if shape.packs and apart.max() < 3:
+        raise ValueError(
+            f"the {name} side has no document of two tokens or more, so no span can be hidden: use more text, another "
+            "data.validation, or data.segments=False, where rows run on over documents"
+        )
 
 
 def _stream(side: list[Document], tokenizer: text.Tokenizer) -> np.ndarray:

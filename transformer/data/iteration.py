@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import abc
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -74,7 +73,7 @@ def stack(rows: Sequence[Example]) -> Example:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def once(rows: int, batch_size: int, own: slice, make: functools.partial) -> Iterator[Example]:
+def once(rows: int, batch_size: int, own: slice, make: Callable[[np.ndarray], Example]) -> Iterator[Example]:
     """Every row once, in order; the last batch is filled up with repeats at weight 0.
 
     Args:

@@ -164,10 +164,13 @@ def check_tokenizer(config: Data, tokenizer: text.Tokenizer) -> None:
     if objective.kind == "masked" and tokenizer.mask is None:
         raise ValueError(f"data.objective.kind='masked' needs a mask token, and {named} has none: {advice}")
     if objective.kind in ("pairs", "spans") and tokenizer.end is None:
-        fix = "set data.tokenizer.end=True" if tokenizer.kind == "characters" else advice
+        table = tokenizer.kind == "characters" and objective.kind == "pairs"
+        fix = "set data.tokenizer.end=True" if table else advice
         raise ValueError(
             f"data.objective.kind={objective.kind!r} needs a token that ends texts, and {named} has none: {fix}"
         )
+    if objective.kind == "pairs" and tokenizer.kind == "marian":
+        raise ValueError(f"data.objective.kind='pairs': {named} spells source texts alone: choose another tokenizer")
     if objective.kind == "spans" and len(tokenizer.sentinels) < (spans := most_spans(objective, config.length)):
         raise ValueError(
             f"data.objective.kind='spans' needs {spans} sentinels at data.length={config.length}, and {named} has "
