@@ -97,6 +97,13 @@ def test_batches_are_counted_in_tokens():
         assert rows % 4 == 0 and rows * length <= 128 < (rows + 4) * length
 
 
+def test_lengths_come_mixed_and_in_another_order_every_epoch():
+    pipeline = data.batches(bitext(400), batch_size=4, batch_tokens=128, seed=0)
+    epochs = [[next(pipeline)["source"].shape[1] for _ in range(pipeline.epoch)] for _ in range(2)]
+    assert epochs[0] not in (sorted(epochs[0]), sorted(epochs[0])[::-1], epochs[1])
+    assert sorted(epochs[0]) == sorted(epochs[1])
+
+
 def test_batch_size_rows_may_have_more_places_than_asked_for():
     pipeline = data.batches(bitext(200, longest=40), batch_size=4, batch_tokens=100, seed=0)
     shapes = {pipeline.batch_at(step)["source"].shape for step in range(pipeline.epoch)}

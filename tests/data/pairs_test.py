@@ -10,9 +10,13 @@ import textwrap
 
 import pytest
 
-from transformer.data.config import Data, Pairs, Tfds
+from transformer.data.config import Data, Objective, Pairs, Tfds
 from transformer.data.pairs import divide_pairs, pairs
 from transformer.data.sources import Pair
+
+
+def of_pairs(**fields):
+    return Data(objective=Objective("pairs"), **fields)
 
 
 def _error(config, path=None):
@@ -39,48 +43,50 @@ def _write(folder, **files):
 def test_parallel_files(tmp_path):
     source, target = _write(tmp_path, train_en="one\ntwo words\n", train_de="eins\r\nzwei Wörter")
     expected = [Pair("train.en, line 1", "one", "eins"), Pair("train.en, line 2", "two words", "zwei Wörter")]
-    assert list(pairs(Data(path=f"{source},{target}"))) == expected
-    assert list(pairs(Data(path=f"{source}, {target}"))) == expected
-    assert list(pairs(Data(path="no,where"), f"{source},{target}")) == expected
+    assert list(pairs(of_pairs(path=f"{source},{target}"))) == expected
+    assert list(pairs(of_pairs(path=f"{source}, {target}"))) == expected
+    assert list(pairs(of_pairs(path="no,where"), f"{source},{target}")) == expected
 
 
 def test_a_line_ends_at_a_line_feed_alone(tmp_path):
     odd = "a\u2028b\x85c\x0bd\x0ce\rf\x1cg"
     source, target = _write(tmp_path, a_txt=f"{odd}\n\nlast\n", b_txt="\ufeff1\r\n \n\ufeff3\n")
-    assert _texts(Data(path=f"{source},{target}")) == [(odd, "1"), ("", " "), ("last", "\ufeff3")]
+    assert _texts(of_pairs(path=f"{source},{target}")) == [(odd, "1"), ("", " "), ("last", "\ufeff3")]
 
 
 def test_a_home_folder_is_spelt_with_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     _write(tmp_path, a_txt="1\n", b_txt="2\n", c_tsv="1\t2\n")
-    assert _texts(Data(path="~/a.txt,~/b.txt")) == _texts(Data(path="~/c.tsv")) == [("1", "2")]
+    assert _texts(of_pairs(path="~/a.txt,~/b.txt")) == _texts(of_pairs(path="~/c.tsv")) == [("1", "2")]
 
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_refuses_lines_without_partner(tmp_path, swapped):
     long, short = _write(tmp_path, a_en="1\n2\n3\n4\n5", a_de="1\n2\n")
     path = f"{short},{long}" if swapped else f"{long},{short}"
-    assert _error(Data(path=path)) == f"{long} has 5 lines, and {short} has 2: line 3 of {long} has no partner"
+    assert _error(of_pairs(path=path)) == f"{long} has 5 lines, and {short} has 2: line 3 of {long} has no partner"
 
 
 def test_refuses_text_that_is_not_utf8_and_names_the_line(tmp_path):
     good, bad = _write(tmp_path, a_txt="1\n2\n", b_txt=b"1\ncaf\xe9\n")
-    assert _error(Data(path=f"{good},{bad}")) == f"{bad}, line 2, is not UTF-8 (byte 3 of the line): convert the file"
+    assert (
+        _error(of_pairs(path=f"{good},{bad}")) == f"{bad}, line 2, is not UTF-8 (byte 3 of the line): convert the file"
+    )
 
 
 def test_refuses_missing_files(tmp_path):
     (good,) = _write(tmp_path, a_txt="1\n")
     for path in (f"{good},{tmp_path}/b.txt", f"{tmp_path}/b.txt,{good}"):
-        assert f"data.path='{path}': there is no file '{tmp_path}/b.txt'" in _error(Data(path=path))
-    assert f"held-out pairs '{good},no.txt': there is no file 'no.txt'" in _error(Data(), f"{good},no.txt")
-    assert f"there is no file '{tmp_path}'" in _error(Data(path=f"{good},{tmp_path}"))
-    assert "there is no file 'no.tsv'" in _error(Data(path="no.tsv"))
-    assert "there is no file 'no.jsonl'" in _error(Data(path="no.jsonl"))
+        assert f"data.path='{path}': there is no file '{tmp_path}/b.txt'" in _error(of_pairs(path=path))
+    assert f"held-out pairs '{good},no.txt': there is no file 'no.txt'" in _error(of_pairs(), f"{good},no.txt")
+    assert f"there is no file '{tmp_path}'" in _error(of_pairs(path=f"{good},{tmp_path}"))
+    assert "there is no file 'no.tsv'" in _error(of_pairs(path="no.tsv"))
+    assert "there is no file 'no.jsonl'" in _error(of_pairs(path="no.jsonl"))
 
 
 def test_refuses_a_file_that_goes_away(tmp_path):
     (path,) = _write(tmp_path, a_tsv="1\t2\n")
-    found = pairs(Data(path=path))
+    found = pairs(of_pairs(path=path))
     (tmp_path / "a.tsv").unlink()
     with pytest.raises(ValueError, match="cannot be read: No such file or directory"):
         next(found)
@@ -88,7 +94,7 @@ def test_refuses_a_file_that_goes_away(tmp_path):
 
 @pytest.mark.parametrize("path", ["stdlib", "no/such", "a,b,c", "a,", ",", "."])
 def test_refuses_other_paths_and_lists_the_forms(path):
-    message = _error(Data(path=path))
+    message = _error(of_pairs(path=path))
     assert message.startswith(f"data.path={path!r} names no pairs: give 'SOURCE,TARGET'")
     assert all(form in message for form in (".tsv", ".jsonl", "tfds:NAME", "task:NAME"))
     assert "one text file" not in message
@@ -96,7 +102,7 @@ def test_refuses_other_paths_and_lists_the_forms(path):
 
 def test_says_that_one_text_file_is_half(tmp_path):
     (path,) = _write(tmp_path, a_txt="1\n")
-    assert _error(Data(path=path)).endswith("It is one text file, and pairs need two: 'SOURCE,TARGET'")
+    assert _error(of_pairs(path=path)).endswith("It is one text file, and pairs need two: 'SOURCE,TARGET'")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +117,7 @@ def test_says_that_one_text_file_is_half(tmp_path):
 )
 def test_tables(tmp_path, columns, expected):
     (path,) = _write(tmp_path, a_TSV='en\tde\tnote,x\r\n1\t2\t3\r\n"a\tb"\t')
-    config = Data(path=path, pairs=Pairs(*columns))
+    config = of_pairs(path=path, pairs=Pairs(*columns))
     assert _texts(config) == expected
     assert next(iter(pairs(config))).name == f"a.TSV, line {4 - len(expected)}"
 
@@ -129,14 +135,14 @@ def test_tables(tmp_path, columns, expected):
 )
 def test_refuses_columns_that_are_not_there(tmp_path, columns, message):
     (path,) = _write(tmp_path, a_tsv="en\tde\n1\t2\nalone\n")
-    assert _error(Data(path=path, pairs=Pairs(*columns))) == message.format(path=path)
+    assert _error(of_pairs(path=path, pairs=Pairs(*columns))) == message.format(path=path)
 
 
 def test_a_comma_in_the_name_of_a_table(tmp_path):
     (table,) = _write(tmp_path, **{"a,b_tsv": "1\t2\n"})
-    assert _texts(Data(path=table)) == [("1", "2")]
+    assert _texts(of_pairs(path=table)) == [("1", "2")]
     source, target = _write(tmp_path, c_tsv="1\t2\n", d_tsv="3\n")
-    assert _texts(Data(path=f"{source},{target}")) == [("1\t2", "3")]
+    assert _texts(of_pairs(path=f"{source},{target}")) == [("1\t2", "3")]
 
 
 def test_lines_of_json(tmp_path):
@@ -145,11 +151,11 @@ def test_lines_of_json(tmp_path):
         {"target": "", "source": "c", "en": "", "de": "3"},
     ]
     (path,) = _write(tmp_path, a_jsonl="\n".join([json.dumps(rows[0]), json.dumps(rows[1], ensure_ascii=False)]))
-    assert list(pairs(Data(path=path))) == [
+    assert list(pairs(of_pairs(path=path))) == [
         Pair("a.jsonl, line 1", "a\nb\u2028", "é"),
         Pair("a.jsonl, line 2", "c", ""),
     ]
-    assert _texts(Data(path=path, pairs=Pairs("de", "en"))) == [("2", "1"), ("3", "")]
+    assert _texts(of_pairs(path=path, pairs=Pairs("de", "en"))) == [("2", "1"), ("3", "")]
 
 
 @pytest.mark.parametrize(
@@ -165,18 +171,18 @@ def test_lines_of_json(tmp_path):
 )
 def test_refuses_lines_that_hold_no_pair(tmp_path, line, message):
     (path,) = _write(tmp_path, a_jsonl=f'{{"source": "1", "target": "2"}}\n{line}\n')
-    assert _error(Data(path=path)).startswith(f"{path}, line 2, {message}")
+    assert _error(of_pairs(path=path)).startswith(f"{path}, line 2, {message}")
 
 
 def test_tasks():
-    config = Data(path="task:reverse:3-4", pairs=Pairs(count=30))
+    config = of_pairs(path="task:reverse:3-4", pairs=Pairs(count=30))
     found = list(pairs(config))
     assert found == list(pairs(config))
     assert len(found) == 30
     assert all(target == source[::-1] and len(source) in (3, 4) for _, source, target in found)
     assert {len(source) for _, source, _ in pairs(config, "task:copy:17-18")} == {17, 18}
-    assert max(len(source) for source, _ in _texts(Data(path="task:copy"))) == 16
-    assert len(_texts(Data(path="task:dates"))) == Pairs().count
+    assert max(len(source) for source, _ in _texts(of_pairs(path="task:copy"))) == 16
+    assert len(_texts(of_pairs(path="task:dates"))) == Pairs().count
 
 
 @pytest.mark.parametrize(
@@ -191,7 +197,7 @@ def test_tasks():
     ],
 )
 def test_refuses_tasks_that_are_not_there(path, message):
-    assert _error(Data(path=path)).startswith(message)
+    assert _error(of_pairs(path=path)).startswith(message)
 
 
 _PREPARE = """
@@ -233,7 +239,7 @@ def prepared(tmp_path_factory):
 
 
 def _tiny(folder, path="tfds:tiny/de-en", split="train", **columns):
-    return Data(path=path, tfds=Tfds(folder=str(folder), split=split), pairs=Pairs(**columns))
+    return of_pairs(path=path, tfds=Tfds(folder=str(folder), split=split), pairs=Pairs(**columns))
 
 
 def _translations(count):
@@ -296,7 +302,7 @@ def test_the_command_that_prepares_a_dataset_is_one(tmp_path):
 
 def test_pairs_are_divided_by_their_sources():
     found = [Pair("", str(index % 700), str(index)) for index in range(2000)]
-    train, validation = divide_pairs(found, Data(validation=0.2))
+    train, validation = divide_pairs(found, of_pairs(validation=0.2))
 
     def held(pair):
         return int(hashlib.sha256(pair.source.encode()).hexdigest(), 16) / 2**256 < 0.2
@@ -310,7 +316,7 @@ def test_pairs_are_divided_by_their_sources():
 @pytest.mark.parametrize("share", [1e-9, 1 - 1e-9])
 def test_neither_side_stays_empty(share):
     found = [Pair("", text, text) for text in "aabbb"]
-    train, validation = divide_pairs(found, Data(validation=share))
+    train, validation = divide_pairs(found, of_pairs(validation=share))
     assert sorted([len(train), len(validation)]) == [2, 3]
     assert {pair.source for pair in train} != {pair.source for pair in validation}
 
@@ -318,4 +324,4 @@ def test_neither_side_stays_empty(share):
 @pytest.mark.parametrize("found", [[], [Pair("", "a", "1"), Pair("", "a", "2")]])
 def test_refuses_to_divide_what_is_one(found):
     with pytest.raises(ValueError, match=r"two different sources to hold some out, but 'x,y' holds [01]: use more"):
-        divide_pairs(found, Data(path="x,y"))
+        divide_pairs(found, of_pairs(path="x,y"))

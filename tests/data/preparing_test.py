@@ -106,15 +106,15 @@ def test_only_where_it_helps_is_an_end_token_proposed():
     assert "let tokenizer.kind='bpe' be trained" in error(config("spans"), text.Characters.train(["abc"]))
 
 
-def test_refuses_too_few_sentinels_and_says_what_would_do():
-    few = trained("spans", length=64)
-    most = preparing.most_spans(data.Objective("spans"), 256)
-    said = error(config("spans", length=256), few)
-    assert (
-        f"needs {most} sentinels at data.length=256, and the tokenizer of kind 'bpe' has {len(few.sentinels)}" in said
-    )
+def test_refuses_one_sentinel_too_few_and_says_what_would_do():
+    wanted = config("spans", length=256)
+    names = preparing.special_tokens(wanted.objective, 256)
+    few, enough = (text.BPE.train(TEXTS, 400, special=some) for some in (names[:-1], names))
+    said = error(wanted, few)
+    assert "needs 14 sentinels at data.length=256, and the tokenizer of kind 'bpe' has 13: " in said
     assert said.endswith("or lower data.length")
-    preparing.check_tokenizer(config("spans", length=64), few)
+    preparing.check_tokenizer(wanted, enough)
+    preparing.check_tokenizer(config("spans", length=200), few)
 
 
 def test_refuses_documents_that_nothing_opens():

@@ -161,6 +161,13 @@ def test_masks_spare_the_end_and_follow_the_rate(tokenizer):
     assert (chosen.sum(axis=1) >= LENGTH // 2 - 1).all()
 
 
+def test_no_other_special_token_takes_the_place_of_one_that_is_hidden(tokenizer):
+    batch = data.batches(corpus(tokenizer, "masked", rate=0.5), batch_size=200, seed=0).batch_at(0)
+    replaced = batch["inputs"][(batch["inputs"] != batch["targets"]) & (batch["inputs"] != tokenizer.mask)]
+    assert len(replaced) > 300  # of which a tenth would be special if all ids were drawn alike
+    assert not np.isin(replaced, tokenizer.special).any()
+
+
 def test_whole_words_are_masked_together(tokenizer):
     made = corpus(tokenizer, "masked", whole_words=True, rate=0.3)
     word = np.frombuffer(b" abc def", np.uint8)
