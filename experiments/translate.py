@@ -1,7 +1,7 @@
 r"""Translate a file, or lines typed at a prompt, with a model that reads a source and writes a target.
 
     python -m experiments.translate --workdir=runs/multi30k --input=test.en --output=test.de [--average=10] [--beams=5]
-    python -m experiments.translate --workdir=runs/multi30k --input=test.en --count=5
+    python -m experiments.translate --workdir=runs/multi30k --input=test.en --beams=5 --count=5
     python -m experiments.translate --workdir=runs/multi30k
 
 A file has one source a line, and its output one target a line in the same order; with `--count`, one hypothesis a line:
@@ -41,10 +41,8 @@ def main() -> None:
     )
     search.check()
     lines = None if INPUT.value is None else read(INPUT.value)
-    if OUTPUT.value and Path(OUTPUT.value).is_dir():
-        raise ValueError(f"--output={OUTPUT.value} is a folder: name a file")
-    if OUTPUT.value and lines is None:
-        raise ValueError("--output goes with --input: lines from standard input are answered on standard output")
+    if OUTPUT.value is not None:
+        check_output(Path(OUTPUT.value), lines is not None)
     trained = loading.load(source, loading.step(STEP.value), DTYPE.value, AVERAGE.value)
     if lines is None:
         answer(trained, search)
@@ -53,6 +51,7 @@ def main() -> None:
     outputs = translation.translate(trained, translation.sources_of(trained, named, TRUNCATE.value), search)
     written = "".join(spelt(outputs, search.count))
     if OUTPUT.value is None:
+        sys.stdout.reconfigure(errors="replace")  # a byte model may write what no encoding can
         sys.stdout.write(written)
     else:
         write(Path(OUTPUT.value), written)
@@ -70,10 +69,21 @@ def read(path: str) -> list[str]:
         raise ValueError(f"--input={path} is not UTF-8 (byte {error.start}): convert it") from None
     except OSError as error:
         raise ValueError(f"--input={path} cannot be read: {error.strerror}") from None
+    content = content.removeprefix("\ufeff")  # a byte order mark is no part of the text
     lines = [line.removesuffix("\r") for line in content.removesuffix("\n").split("\n")]
     if lines == [""]:
         raise ValueError(f"--input={path} is empty: give a file with one source a line")
     return lines
+
+
+def check_output(path: Path, reads: bool) -> None:
+    """Raises ValueError, before anything is translated, if a file cannot be put there, or nothing is read from one."""
+    if not reads:
+        raise ValueError("--output goes with --input: lines from standard input are answered on standard output")
+    if path.is_dir():
+        raise ValueError(f"--output={path} is a folder: name a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"--output={path} cannot be written: there is no folder {path.parent}; make it")
 
 
 def spelt(outputs: list[list[Output]], count: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -57,7 +58,8 @@ def define_flags(beams: int) -> dict[str, flags.FlagHolder]:
 def translate(trained: Trained, sources: Sequence[Sequence[int]], search: Search) -> list[list[Output]]:
     """The best outputs for each source, in the order of the sources.
 
-    Sources of about the same length are searched together; what a source gets does not depend on the others.
+    Sources of about the same length are searched together, and the length alone says how long an output may become, so
+    that what a source gets does not depend on the others.
 
     Args:
       sources: ids with their end, as `Trained.ids` gives them.
@@ -70,20 +72,25 @@ def translate(trained: Trained, sources: Sequence[Sequence[int]], search: Search
         raise ValueError(f"{trained.origin} is no encoder with a decoder, so it has no source to read")
     if trained.start is None:
         raise ValueError(f"{trained.origin} names no decoder_start_token_id, so no target can begin: name one")
-    order = np.argsort([len(source) for source in sources], kind="stable")
     outputs: list[list[Output]] = [[] for _ in sources]
-    for first in range(0, len(order), search.batch_size):
-        chosen = order[first : first + search.batch_size].tolist()
-        found = _batch(trained, [sources[index] for index in chosen], search)
-        for index, row in zip(chosen, found, strict=False):
-            outputs[index] = row
+    order = sorted(range(len(sources)), key=lambda index: len(sources[index]))
+    for longest, members in itertools.groupby(order, lambda index: _rounded(len(sources[index]))):
+        alike = list(members)
+        for first in range(0, len(alike), search.batch_size):
+            chosen = alike[first : first + search.batch_size]
+            found = _batch(trained, [sources[index] for index in chosen], longest, search)
+            for index, row in zip(chosen, found, strict=False):
+                outputs[index] = row
     return outputs
 
 
-def _batch(trained: Trained, sources: list[Sequence[int]], search: Search) -> Iterator[list[Output]]:
+def _rounded(length: int) -> int:
+    return -(-length // MULTIPLE) * MULTIPLE
+
+
+def _batch(trained: Trained, sources: list[Sequence[int]], longest: int, search: Search) -> Iterator[list[Output]]:
     config = trained.model.config
-    longest = -(-max(map(len, sources)) // MULTIPLE) * MULTIPLE
-    length, slots = longest + LONGER, -(-(longest + LONGER) // MULTIPLE) * MULTIPLE
+    length, slots = longest + LONGER, _rounded(longest + LONGER)
     if config.decoder.position.kind == "learned":
         length, slots = min(length, config.length), min(slots, config.length)
     rows = sources + sources[-1:] * (search.batch_size - len(sources)) if len(sources) > 1 else sources
@@ -100,12 +107,11 @@ def _batch(trained: Trained, sources: list[Sequence[int]], search: Search) -> It
         ]
 
 
-def held_out(trained: Trained, corpus: data.Bitext, most: int | None = None) -> tuple[list[list[int]], list[str]]:
-    """The sources of a run's validation pairs, as ids, and their targets, as text; the first `most` of them."""
+def held_out(trained: Trained, corpus: data.Bitext) -> tuple[list[list[int]], list[str]]:
+    """The sources of a run's validation pairs, as ids, and their targets, as text."""
     pairs, tokenizer = corpus.validation, trained.tokenizer
-    numbers = range(min(len(pairs), most or len(pairs)))
-    sources = [[*pairs.source[index].tolist(), tokenizer.end] for index in numbers]
-    return sources, [tokenizer.decode(pairs.target[index]) for index in numbers]
+    sources = [[*pairs.source[index].tolist(), tokenizer.end] for index in range(len(pairs))]
+    return sources, [tokenizer.decode(pairs.target[index]) for index in range(len(pairs))]
 
 
 def sources_of(trained: Trained, named: Iterable[tuple[str, str]], truncate: bool = False) -> list[list[int]]:
