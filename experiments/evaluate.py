@@ -58,12 +58,15 @@ def main() -> None:
         raise ValueError("--length and --stride are of the windows of --text: give one, or leave them out")
     if TEXT.value is not None and PAIRS.value is not None:
         raise ValueError("--text and --pairs exclude each other: give one of them")
+    if TRUNCATE.value and PAIRS.value is None:
+        raise ValueError("--truncate cuts sources of --pairs: give some, or leave it out")
     trained = loading.load(source, loading.step(STEP.value), DTYPE.value, AVERAGE.value)
     config, crosses = trained.model.config, None not in (trained.model.config.encoder, trained.model.config.decoder)
     if TEXT.value is not None and (config.decoder is None or crosses):
         raise ValueError(f"{source} is no decoder alone, so the next token of a text has no probability")
     if PAIRS.value is not None and not crosses:
         raise ValueError(f"{source} is no encoder with a decoder, so it writes no target for a source")
+    _check_search(trained)
     if TEXT.value is not None:
         measured = _on_text(trained)
     elif PAIRS.value is not None:
@@ -74,6 +77,14 @@ def main() -> None:
         print(json.dumps({"step": trained.step, **measured}))
     else:
         print(_spoken(trained, measured))
+
+
+def _check_search(trained: loading.Trained) -> None:
+    """Raises ValueError if flags say how to search for targets, and none are searched for."""
+    searches = PAIRS.value is not None or (trained.experiment and trained.experiment.data.objective.kind == "pairs")
+    given = [f"--{flag.name}" for flag in (*SEARCH.values(), TOKENIZE) if flag.present]
+    if given and not searches:
+        raise ValueError(f"{' and '.join(given)} say how targets are searched for and measured: give --pairs too")
 
 
 def _spoken(trained: loading.Trained, measured: dict) -> str:

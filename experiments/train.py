@@ -47,7 +47,7 @@ def main() -> None:
             experiment, params, tokenizer = _begin(experiment, workdir)
             corpus = data.prepare(experiment.data, workdir / "data", tokenizer)
             experiment.check_vocabulary(corpus.tokenizer.size)
-            writing.check_prompts(experiment.prompts, corpus.tokenizer)
+            writing.check_prompts(experiment.prompts, corpus.tokenizer, experiment.data.objective.kind)
             run = Run(experiment, corpus, workdir, console)
             run.restore(params)
             del params

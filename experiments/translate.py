@@ -6,8 +6,8 @@ r"""Translate a file, or lines typed at a prompt, with a model that reads a sour
 
 A file has one source a line, and its output one target a line in the same order; with `--count`, one hypothesis a line:
 the number of its source from 1, its score and its text, parted by tabs. Without `--input`, lines are read from the
-terminal or a pipe and each is answered at once. `--workdir` also takes a folder in the format of Hugging Face, such as
-a Marian or T5 model, or a name on its hub.
+terminal or a pipe and each is answered at once; what is typed may have empty lines. `--workdir` also takes a folder in
+the format of Hugging Face, such as a Marian or T5 model, or a name on its hub.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ def main() -> None:
         count=COUNT.value, batch_size=BATCH_SIZE.value, **{name: flag.value for name, flag in SEARCH.items()}
     )
     search.check()
+    sys.stdout.reconfigure(errors="replace")  # a byte model may write what no encoding can
     lines = None if INPUT.value is None else read(INPUT.value)
     if OUTPUT.value is not None:
         check_output(Path(OUTPUT.value), lines is not None)
     trained = loading.load(source, loading.step(STEP.value), DTYPE.value, AVERAGE.value)
+    translation.check(trained)
     if lines is None:
         answer(trained, search)
         return
@@ -51,7 +53,6 @@ def main() -> None:
     outputs = translation.translate(trained, translation.sources_of(trained, named, TRUNCATE.value), search)
     written = "".join(spelt(outputs, search.count))
     if OUTPUT.value is None:
-        sys.stdout.reconfigure(errors="replace")  # a byte model may write what no encoding can
         sys.stdout.write(written)
     else:
         write(Path(OUTPUT.value), written)
@@ -86,43 +87,46 @@ def check_output(path: Path, reads: bool) -> None:
         raise ValueError(f"--output={path} cannot be written: there is no folder {path.parent}; make it")
 
 
-def spelt(outputs: list[list[Output]], count: int) -> list[str]:
-    """The lines to write: one target a source, or numbered hypotheses with their scores."""
+def spelt(outputs: list[list[Output]], count: int, first: int = 1) -> list[str]:
+    """The lines to write: one target a source, or hypotheses with their scores, numbered from `first`."""
     if count == 1:
         return [f"{_line(row[0].text) if row else ''}\n" for row in outputs]
     return [
         f"{number}\t{output.score:.4f}\t{_line(output.text)}\n"
-        for number, row in enumerate(outputs, start=1)
+        for number, row in enumerate(outputs, start=first)
         for output in row
     ]
 
 
 def answer(trained: Trained, search: Search) -> None:
     """Translate what is typed, a line at a time, until there is no more."""
-    typed = sys.stdin.isatty()
+    typed, number = sys.stdin.isatty(), 0
     while True:
         if typed:
             print("> ", end="", flush=True)
         line = sys.stdin.readline()
         if not line:
             return
-        if not line.strip():
+        number += 1
+        if typed and not line.strip():
             continue
+        name = "the line" if typed else f"standard input, line {number}"
         try:
-            rows = translation.sources_of(trained, [("the line", line.rstrip("\r\n"))], TRUNCATE.value)
+            rows = translation.sources_of(trained, [(name, line.rstrip("\r\n"))], TRUNCATE.value)
         except ValueError as error:
             if not typed:
                 raise
             print(f"error: {error}", file=sys.stderr)
             continue
-        print("".join(spelt(translation.translate(trained, rows, search), search.count)), end="", flush=True)
+        written = spelt(translation.translate(trained, rows, search), search.count, number)
+        print("".join(written), end="", flush=True)
 
 
 def write(path: Path, content: str) -> None:
     """Puts a file there whole, or leaves the one that is there."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        new.write_text(content, encoding="utf-8")
+        new.write_text(content, encoding="utf-8", errors="replace")
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)

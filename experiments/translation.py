@@ -55,6 +55,15 @@ def define_flags(beams: int) -> dict[str, flags.FlagHolder]:
     }
 
 
+def check(trained: Trained) -> None:
+    """Raises ValueError if the model is no encoder with a decoder, or the target's first token is not known."""
+    config = trained.model.config
+    if config.encoder is None or config.decoder is None:
+        raise ValueError(f"{trained.origin} is no encoder with a decoder, so it has no source to read")
+    if trained.start is None:
+        raise ValueError(f"{trained.origin} names no decoder_start_token_id, so no target can begin: name one")
+
+
 def translate(trained: Trained, sources: Sequence[Sequence[int]], search: Search) -> list[list[Output]]:
     """The best outputs for each source, in the order of the sources.
 
@@ -65,13 +74,9 @@ def translate(trained: Trained, sources: Sequence[Sequence[int]], search: Search
       sources: ids with their end, as `Trained.ids` gives them.
 
     Raises:
-      ValueError: if the model is no encoder with a decoder, or the target's first token is not known.
+      ValueError: as `check`.
     """
-    config = trained.model.config
-    if config.encoder is None or config.decoder is None:
-        raise ValueError(f"{trained.origin} is no encoder with a decoder, so it has no source to read")
-    if trained.start is None:
-        raise ValueError(f"{trained.origin} names no decoder_start_token_id, so no target can begin: name one")
+    check(trained)
     outputs: list[list[Output]] = [[] for _ in sources]
     order = sorted(range(len(sources)), key=lambda index: len(sources[index]))
     for longest, members in itertools.groupby(order, lambda index: _rounded(len(sources[index]))):
@@ -101,8 +106,8 @@ def _batch(trained: Trained, sources: list[Sequence[int]], longest: int, search:
     )  # fmt: skip
     for tokens, lengths, nats, values in zip(*jax.device_get(found), strict=True):
         yield [
-            Output(trained.spell(ids[:length]), float(value), float(-nat))
-            for ids, length, nat, value in zip(tokens, lengths, nats, values, strict=True)
+            Output(trained.spell(ids[:count]), float(value), float(-nat))
+            for ids, count, nat, value in zip(tokens, lengths, nats, values, strict=True)
             if np.isfinite(value)
         ]
 

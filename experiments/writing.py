@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,21 @@ from experiments.loading import Trained, opened
 from transformer import decoding, text
 
 
-def check_prompts(prompts: tuple[str, ...], tokenizer: text.Tokenizer) -> None:
-    """Raises ValueError, before anything is trained, if the tokenizer cannot spell what `report` would continue."""
+def check_prompts(prompts: tuple[str, ...], tokenizer: text.Tokenizer, kind: str) -> None:
+    """Raises ValueError, before anything is trained, if `report` could not show them after training.
+
+    The tokenizer may be unable to spell one, or one have no mask where the objective, of this kind, fills those in.
+    """
     for prompt in prompts:
         opened(tokenizer, prompt)
+        if kind == "masked":
+            _check_mask(tokenizer, prompt, tokenizer.encode(prompt, special=True))
+
+
+def _check_mask(tokenizer: text.Tokenizer, prompt: str, ids: Sequence[int]) -> None:
+    if tokenizer.mask not in ids:
+        name = tokenizer.decode([tokenizer.mask], keep_end=True)
+        raise ValueError(f"prompt {prompt!r} has no {name}: an encoder alone fills those in, and writes nothing else")
 
 
 def prompt_ids(trained: Trained, prompt: str, length: int) -> list[int]:
@@ -93,9 +104,7 @@ def fillers(trained: Trained, prompt: str, count: int = 5) -> list[list[tuple[st
     mask, ids = trained.tokenizer.mask, trained.ids(prompt)
     if mask is None:
         raise ValueError(f"{trained.origin} has an encoder alone and a tokenizer without a mask, so it writes nothing")
-    if mask not in ids:
-        name = trained.tokenizer.decode([mask], keep_end=True)
-        raise ValueError(f"prompt {prompt!r} has no {name}: an encoder alone fills those in, and writes nothing else")
+    _check_mask(trained.tokenizer, prompt, ids)
     logits = jax.jit(trained.model.apply)({"params": trained.params}, jnp.asarray([ids]))[0]
     return [_best(trained.tokenizer, logits[place], count) for place in np.flatnonzero(np.equal(ids, mask))]
 

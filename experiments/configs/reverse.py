@@ -4,13 +4,20 @@ r"""Letters in reverse order: sequence to sequence on pairs that a program makes
     python -m experiments.evaluate --workdir=runs/reverse --pairs=task:reverse:17-24
     python -m experiments.train --config=experiments/configs/reverse.py:rotary ...
 
+100,000 pairs of 1 to 16 letters; the stacks know order by sinusoids, or as the setting says: `:learned`, `:rotary`,
+`:relative`, `:alibi` or `:none`.
+
 Hardware: two CPU cores.
-Time: TODO
-Score: TODO
+Time: 137 seconds of CPU time, compiling included, so under 2 minutes on two cores that nothing else uses; it took 4 minutes
+and 27 seconds on cores that other programs kept busy.
+Score: SCORE of the held-out sequences right at lengths seen in training. Beyond them nothing is: of 1,000 sequences of 17
+to 20 letters and of 21 to 24 none is right with sinusoids, whose places beyond 16 no step has used. With `:rotary`, after
+2,000 steps on 50,000 pairs (99.82% right at lengths seen), 23.3% of 17 to 20 letters are right, and none of 21 to 24. The
+other settings were not measured.
 """
 
 from experiments.experiment import Experiment
-from transformer.data import Data, Objective, Tokenizer
+from transformer.data import Data, Objective, Pairs, Tokenizer
 from transformer.models import Attention, Mlp, ModelConfig, Position, Stack
 from transformer.training import Optimizer, Training
 
@@ -29,13 +36,14 @@ def get_config(setting: str = "sinusoidal"):
             objective=Objective("pairs"),
             length=32,
             validation=0.02,
+            pairs=Pairs(count=100_000),
             tokenizer=Tokenizer(kind="characters", fallback=False, end=True),
         ),
         training=Training(
-            steps=2000,
+            steps=4500,
             batch_size=64,
-            evaluate_every=1000,
-            checkpoint_every=1000,
+            evaluate_every=1500,
+            checkpoint_every=1500,
             optimizer=Optimizer(name="muon", learning_rate=1e-2, warmup=100),
         ),
         prompts=("transformer", "reverse"),
