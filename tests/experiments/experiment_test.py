@@ -6,6 +6,7 @@ import pytest
 
 from experiments.experiment import Experiment, check_field, without_none
 from transformer.data import Data, Objective, Pairs, Tfds, Tokenizer
+from transformer.data.config import OBJECTIVES
 from transformer.models import Attention, Init, Mlp, ModelConfig, Position, Readout, Scaling, Stack
 from transformer.training import Optimizer, Training
 
@@ -190,3 +191,61 @@ def test_the_vocabulary_is_checked_as_far_as_it_is_known():
     for tokenizer in (Tokenizer(kind="bytes"), Tokenizer(vocab=257)):
         with pytest.raises(ValueError, match=r"model\.vocab=256 is too small"):
             Experiment(model=small, data=Data(tokenizer=tokenizer))
+
+
+STACKS = {
+    "encoder": {"encoder": Stack()},
+    "decoder": {"decoder": Stack()},
+    "both": {"encoder": Stack(), "decoder": Stack()},
+}
+NEEDS = {"causal": "decoder", "prefix": "decoder", "masked": "encoder", "spans": "both", "pairs": "both"}
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+@pytest.mark.parametrize("stacks", STACKS)
+def test_an_objective_and_the_stacks_that_it_needs(kind, stacks):
+    model, learning = ModelConfig(vocab=4096, width=32, **STACKS[stacks]), Data(objective=Objective(kind))
+    if stacks == NEEDS[kind]:
+        assert Experiment(model=model, data=learning).data.objective.kind == kind
+        return
+    alone = {"decoder": "needs a decoder alone", "encoder": "needs an encoder alone"}
+    with pytest.raises(
+        ValueError,
+        match=f"^model: predicting .* {alone.get(NEEDS[kind], 'needs an encoder and a decoder')}"
+        if kind != "prefix"
+        else "^model: a prefix language model needs a decoder alone",
+    ):
+        Experiment(model=model, data=learning)
+
+
+@pytest.mark.parametrize(("kind", "segments"), [("causal", False), ("spans", True), ("spans", False), ("pairs", True)])
+def test_places_of_a_batch_are_counted_only_where_rows_differ_in_length(kind, segments):
+    model, config = ModelConfig(vocab=4096, width=32, **STACKS[NEEDS[kind]]), Training(batch_tokens=64)
+    with pytest.raises(ValueError, match=r"training\.batch_tokens=64 counts places of pairs that are not packed"):
+        Experiment(model=model, data=Data(objective=Objective(kind), segments=segments), training=config)
+    both = ModelConfig(vocab=4096, width=32, **STACKS["both"])
+    assert Experiment(model=both, data=Data(objective=Objective("pairs")), training=config).training.batch_tokens == 64
+
+
+def test_each_stack_of_the_initial_model_keeps_the_dropout_of_the_recipe():
+    def stack(depth, rate, width):
+        return Stack(depth, Attention(dropout=rate), mlp=Mlp(width, dropout=2 * rate), dropout=3 * rate)
+
+    recipe = Experiment(
+        model=ModelConfig(
+            vocab=8, width=32, encoder=stack(1, 0.1, 8), decoder=stack(1, 0.2, 8), dtype="bfloat16", unroll=4
+        ),
+        data=Data(objective=Objective("pairs")),
+        initial="elsewhere",
+    )
+    published = ModelConfig(vocab=5000, width=16, encoder=stack(3, 0.0, 24), decoder=stack(2, 0.0, 24))
+    model = recipe.beginning_with(published, "elsewhere").model
+    assert model == dataclasses.replace(
+        published, encoder=stack(3, 0.1, 24), decoder=stack(2, 0.2, 24), dtype="bfloat16", unroll=2
+    )
+    bare = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, encoder=None))
+    assert bare.beginning_with(published, "elsewhere").model.encoder == stack(3, 0.0, 24)  # nothing was said of it
+    with pytest.raises(
+        ValueError, match="initial='elsewhere', whose model cannot be changed here: model: predicting a"
+    ):
+        recipe.beginning_with(dataclasses.replace(published, encoder=None), "elsewhere")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from experiments import loading
-from experiments.experiment import Experiment
+from experiments.experiment import SHAPES, Experiment
 from transformer import interop, models, text
-from transformer.data import Data, Tokenizer
+from transformer.data import Data, Objective, Tokenizer
 from transformer.models import Attention, ModelConfig, Stack
 
 
@@ -112,3 +112,56 @@ def test_what_does_not_fit_the_initial_model_is_refused(pretrained, tmp_path):
     interop.save(tmp_path / "bert", model, params, text.load(pretrained))
     with pytest.raises(ValueError, match="needs a decoder alone"):
         loading.initial(recipe(tmp_path / "bert"))
+
+
+NAMES = ("[MASK]", *(f"<extra_id_{number}>" for number in range(3)))
+
+
+def of_objective(kind, tokenizer):
+    """What `ids` and `start` need of a run, without parameters."""
+    stack = Stack(depth=1, attention=Attention(2))
+    stacks = {name: stack for name, wanted in zip(("encoder", "decoder"), SHAPES[kind], strict=False) if wanted}
+    experiment = Experiment(model=ModelConfig(vocab=4096, width=8, **stacks), data=Data(objective=Objective(kind)))
+    return loading.of_run(experiment, {}, tokenizer, 7)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_text_is_read_as_the_objective_has_shown_texts(kind):
+    tokenizer = text.BPE.train(["one two three"], 290, special=NAMES)
+    trained, end, plain = of_objective(kind, tokenizer), tokenizer.end, tokenizer.encode("one").tolist()
+    crosses, reads_names = kind in ("spans", "pairs"), kind in ("masked", "spans")
+    assert (trained.start, trained.stop, trained.prefix) == (end if crosses else None, (end,), kind == "prefix")
+    assert trained.ids("one") == ([*plain, end] if crosses else [end, *plain])
+    assert trained.ids("") == [end]  # not twice
+    for name, special in (("[MASK]", tokenizer.mask), ("<extra_id_1>", tokenizer.sentinels[1])):
+        written = [special] if reads_names else tokenizer.encode(name).tolist()
+        assert trained.ids(f"one{name}") == ([*plain, *written, end] if crosses else [end, *plain, *written])
+    if reads_names:  # an end that is written is not doubled
+        assert trained.ids("one<|endoftext|>" if crosses else "<|endoftext|>one") == trained.ids("one")
+
+
+def test_padding_begins_a_target_where_the_tokenizer_has_it():
+    class Padded(text.Bytes):
+        pad = 3
+
+    assert of_objective("pairs", Padded()).start == 3 and of_objective("pairs", text.Bytes()).start == 256
+
+
+def test_the_mean_of_checkpoints_is_of_the_last_ones_up_to_a_step(made):
+    def mean(*steps):
+        return jax.tree.map(lambda *leaves: np.mean(np.asarray(leaves, np.float64), 0).astype(np.float32), *(
+            made.params[step] for step in steps))  # fmt: skip
+
+    for arguments, steps in (({}, (2, 3)), ({"step": "best"}, (1, 2)), ({"step": 2}, (1, 2))):
+        trained = loading.load(made.workdir, average=2, **arguments)
+        same(trained.params, mean(*steps))
+        assert (trained.step, trained.origin) == (steps[-1], f"step {steps[-1]}, mean of 2 checkpoints")
+        assert trained.experiment == made.experiment and trained.tokenizer.size == 280
+    same(loading.load(made.workdir, average=1).params, made.params[3])
+
+
+def test_a_mean_of_more_than_there_is_or_of_no_run_is_refused(made, pretrained):
+    with pytest.raises(ValueError, match=r"last=4 checkpoints cannot be averaged: .* has 3 intact up to step 3"):
+        loading.load(made.workdir, average=4)
+    with pytest.raises(ValueError, match=r"--average=2 chooses among checkpoints, and .* has none: leave it out"):
+        loading.load(pretrained, average=2)

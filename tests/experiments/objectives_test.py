@@ -39,12 +39,11 @@ def get_config(setting):
             log_every=2, head_metrics_every=4 if setting == "pairs+" else 0,
             optimizer=Optimizer(name="sgd", learning_rate=0.1, schedule="constant"),
         ),
-        prompts={{"masked+": ("one[MASK]two",), "prefix": ("one",), "pairs": ("one",)}}.get(setting, ()),
+        prompts={{"masked+": ("one[MASK]two",), "pairs": ("one",)}}.get(setting, ()),
     ).mutable()
 """
 SETTINGS = ("prefix", "masked+", "spans+", "pairs", "pairs+")
 SAID = {
-    "prefix": "likeliest next tokens after 'one'",
     "masked+": "likeliest in mask 1 of 'one[MASK]two'",
     "pairs": "\n1. one\n   ",
 }
@@ -126,7 +125,7 @@ def test_measures_say_what_the_objective_is_about(scripts, runs, folder):
             request(EVALUATE, "masked+"),
             request(EVALUATE, "pairs", "--pairs=task:reverse:3-4", "--beams=1", "--batch_size=8"),
             request(GENERATE, "masked+", "--prompt=one[MASK]two[MASK]", "--next=2"),
-            request(GENERATE, "prefix", "--prompt=one", "--greedy", "--length=3"),
+            request(GENERATE, "prefix", "--prompt=one", "--greedy", "--length=3", "--next=1"),
             request(GENERATE, "spans+", "--prompt=one<extra_id_0>two", "--greedy", "--length=3"),
         ]
     )
@@ -149,7 +148,11 @@ def test_measures_say_what_the_objective_is_about(scripts, runs, folder):
         assert f"perplexity {values['perplexity']:.2f}, accuracy {values['accuracy']:.2%}" in line
     assert re.fullmatch(r"step 4: \d+\.\d\d% of 80 sequences right\n", elsewhere)
     assert filled.count("│") == 2 * 2 * 3 and all(f"in mask {place} of" in filled for place in (1, 2))
-    assert continued.startswith("one") and restored.startswith("one<extra_id_0>two\n")
+    assert (
+        continued.startswith("one")
+        and "likeliest next tokens after 'one'" in continued
+        and restored.startswith("one<extra_id_0>two\n")
+    )
 
 
 def test_wrong_combinations_and_wrong_pairs_are_one_line_each(scripts, runs, folder, tmp_path):
