@@ -77,7 +77,13 @@ def backwards(script, tmp_path_factory):
     return folder, process
 
 
-@pytest.mark.parametrize("words", SCRIPTS, ids=lambda words: words[2])
+# These train; what they do is tested beside their own files, at a smaller size.
+SLOW = ("experiments.induction", "experiments.verdant")
+
+
+@pytest.mark.parametrize(
+    "words", [pytest.param(words, id=words[2], marks=[pytest.mark.slow] * (words[2] in SLOW)) for words in SCRIPTS]
+)
 def test_a_command_works(request, script, tiny, trained, exported, tmp_path, words):
     program, *arguments = words[2:]
     if arguments[-1] == "--workdir=runs/reverse":

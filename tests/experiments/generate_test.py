@@ -82,13 +82,21 @@ def test_an_encoder_decoder_reads_the_prompt_and_writes_a_target(scripts, tiny, 
     interop.save(tmp_path / "t5", model, params, tokenizer)
     stop = json.loads((tmp_path / "t5" / "config.json").read_text())["decoder_start_token_id"]
     source = tokenizer.encode("one two")[None]
-    expected = decoding.generate(model, params, [[stop]], length=10, source=source, stop=tokenizer.end)
-    (process,) = scripts(
-        [[GENERATE, f"--workdir={tmp_path / 't5'}", "--prompt=one two", "--greedy", "--length=10", "--next=3"]]
+    longest = 32 + 50  # tokens of a translation: its source's, rounded up, and some more
+    expected = decoding.generate(model, params, [[stop]], length=longest, source=source, stop=tokenizer.end)[0]
+    (tmp_path / "in.txt").write_text("one two\n")
+    here = f"--workdir={tmp_path / 't5'}"
+    process, translated = scripts(
+        [
+            [GENERATE, here, "--prompt=one two", "--greedy", "--length=10", "--next=3"],
+            ["experiments.translate", here, f"--input={tmp_path / 'in.txt'}", "--beams=1"],
+        ]
     )
     assert process.returncode == 0, process.stderr
-    assert process.stdout.startswith(f"one two\n{tokenizer.decode(expected[0])}\n")
+    assert process.stdout.startswith(f"one two\n{tokenizer.decode(expected[:10])}\n")
     assert process.stdout.count("│") == 3 * 3
+    assert translated.returncode == 0, translated.stderr
+    assert translated.stdout == tokenizer.decode(expected).replace("\n", " ") + "\n"
 
 
 def test_what_cannot_write_is_refused_before_anything_is_printed(scripts, pretrained, tmp_path):
@@ -101,7 +109,7 @@ def test_what_cannot_write_is_refused_before_anything_is_printed(scripts, pretra
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     interop.save(tmp_path / "bert", model, params, text.load(pretrained))
     for arguments, said in (
-        ([f"--workdir={tmp_path / 'bert'}", "--prompt=one"], "this model has no decoder"),
+        ([f"--workdir={tmp_path / 'bert'}", "--prompt=one"], "has an encoder alone and a tokenizer without a mask"),
         ([f"--workdir={pretrained}", "--prompt=one", "--step=best"], "--step=best chooses among checkpoints"),
     ):
         (process,) = scripts([[GENERATE, *arguments]])

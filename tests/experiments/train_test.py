@@ -146,7 +146,7 @@ def test_every_mistake_is_one_line_and_leaves_nothing_behind(scripts, tiny, tmp_
         "field \"encoder\" is None": [recipe, "--config.model.encoder.depth=3"],
         "absent.txt' does not exist": [recipe, "--config.data.path=absent.txt"],
         "empty.txt' holds no text": [recipe, f"--config.data.path={tmp_path / 'empty.txt'}"],
-        "but one row needs data.length + 1 = 17": [recipe, f"--config.data.path={tmp_path / 'short.txt'}"],
+        "but one row needs 17 at data.length=16": [recipe, f"--config.data.path={tmp_path / 'short.txt'}"],
         "model.vocab=279 is too small for the tokenizer's 280": [recipe, "--config.model.vocab=279"],
         "model.vocab=256 is too small for the tokenizer's 257": [
             recipe, "--config.data.tokenizer.kind=bytes", "--config.model.vocab=256",

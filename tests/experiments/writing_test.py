@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import io
 import re
 
@@ -9,7 +10,10 @@ import pytest
 from rich.console import Console
 
 from experiments import loading, writing
-from transformer import decoding
+from experiments.experiment import SHAPES, Experiment
+from transformer import decoding, models, text
+from transformer.data import Data, Objective, Tokenizer
+from transformer.models import Attention, Init, ModelConfig, Stack
 
 
 def test_prompts_begin_like_documents_and_lose_their_beginning_only_to_a_learned_table(made, lettered):
@@ -29,11 +33,11 @@ def test_prompts_begin_like_documents_and_lose_their_beginning_only_to_a_learned
 
 def test_prompts_are_checked_before_training(made, lettered):
     trained, letters = loading.load(made.workdir), loading.load(lettered.workdir)
-    writing.check_prompts(("", "É"), trained.tokenizer)
-    writing.check_prompts(("on",), letters.tokenizer)
+    writing.check_prompts(("", "É"), trained.tokenizer, "causal")
+    writing.check_prompts(("on",), letters.tokenizer, "causal")
     for prompt, said in (("É", "'É'"), ("", "prompt is empty")):
         with pytest.raises(ValueError, match=said):
-            writing.check_prompts(("on", prompt), letters.tokenizer)
+            writing.check_prompts(("on", prompt), letters.tokenizer, "causal")
 
 
 def test_what_is_written_is_what_each_likeliest_token_spells(lettered):
@@ -88,3 +92,98 @@ def test_a_report_continues_each_prompt_and_lists_tokens_after_the_last(lettered
     assert "likeliest next tokens after 'on'" in printed and printed.count("│") == 3 * 10
     writing.report(trained, (), Console(file=(nothing := io.StringIO())))
     assert nothing.getvalue() == ""
+
+
+@functools.cache
+def run(kind):
+    """What an objective would leave: random parameters, the same for all, and a tokenizer that spells two names."""
+    stack = Stack(depth=2, mlp=None, attention=Attention(heads=2))  # one would not tell how earlier tokens were read
+    stacks = {name: stack for name, wanted in zip(("encoder", "decoder"), SHAPES[kind], strict=False) if wanted}
+    experiment = Experiment(
+        model=ModelConfig(vocab=270, width=8, length=32, **stacks, init=Init(scale=1.0, embedding=1.0, output=1.0)),
+        data=Data(objective=Objective(kind), length=16, tokenizer=Tokenizer(vocab=270)),
+    )
+    model, ids = models.Transformer(experiment.model), jnp.zeros((1, 1), jnp.int32)
+    read = {"source": ids} if len(stacks) == 2 else {}
+    params = jax.jit(model.init)(jax.random.key(5), ids, **read)["params"]
+    tokenizer = text.BPE.train(["one two"], 262, special=("[MASK]", "<extra_id_0>"))
+    return loading.of_run(experiment, params, tokenizer, 3)
+
+
+def printed(trained, prompts):
+    writing.report(trained, prompts, Console(file=(out := io.StringIO()), soft_wrap=True))
+    return out.getvalue()
+
+
+def probabilities(trained, ids, place, **seen):
+    """Of the tokenizer's ids at a place, in float64, by the plain forward pass."""
+    logits = jax.jit(trained.model.apply)({"params": trained.params}, jnp.asarray([ids]), **seen)[0, place]
+    powers = np.exp(np.asarray(logits, np.float64)[: trained.tokenizer.size])
+    return powers / powers.sum()
+
+
+def test_what_may_fill_each_mask_is_the_likeliest_there(quick_to_compile):
+    trained = run("masked")
+    prompt, tokenizer = "one[MASK]two[MASK]", trained.tokenizer
+    ids = [tokenizer.end, *tokenizer.encode(prompt, special=True)]
+    places = [place for place, one in enumerate(ids) if one == tokenizer.mask]
+    first, second = writing.fillers(trained, prompt, 4)
+    for rows, place in ((first, places[0]), (second, places[1])):
+        expected = probabilities(trained, ids, place)
+        order = np.argsort(-expected)[:4]
+        np.testing.assert_allclose([row[1] for row in rows], expected[order], rtol=1e-5)  # float32 logits
+        assert [row[0] for row in rows] == [tokenizer.decode([token], keep_end=True) for token in order]
+    assert first != second
+    out = printed(trained, (prompt, "[MASK]"))
+    assert out.count("│") == 3 * 5 * 3 and f"in mask 2 of {prompt!r}" in out and "in mask 1 of '[MASK]'" in out
+
+
+def test_a_text_without_a_mask_is_refused_also_before_training():
+    trained = run("masked")
+    with pytest.raises(ValueError, match=r"prompt 'one' has no \[MASK\]: an encoder alone fills those in"):
+        writing.fillers(trained, "one")
+    writing.check_prompts(("one[MASK]",), trained.tokenizer, "masked")
+    with pytest.raises(ValueError, match=r"prompt 'two' has no \[MASK\]"):
+        writing.check_prompts(("one[MASK]", "two"), trained.tokenizer, "masked")
+    bare = dataclasses.replace(trained, tokenizer=text.Bytes())
+    with pytest.raises(ValueError, match="step 3 has an encoder alone and a tokenizer without a mask"):
+        writing.fillers(bare, "one[MASK]")
+
+
+def test_a_prompt_of_a_prefix_model_sees_itself_in_both_directions(quick_to_compile):
+    trained, encoder = run("prefix"), run("masked")
+    prompt, tokenizer = "one two", trained.tokenizer
+    ids = [tokenizer.end, *tokenizer.encode(prompt)]
+    # An encoder with the same weights is a decoder that sees all.
+    weights = {"embedding": trained.params["embedding"], "encoder": trained.params["decoder"]}
+    expected = probabilities(dataclasses.replace(encoder, params=weights), ids, -1)
+    rows = writing.likeliest(trained, prompt, 5)
+    np.testing.assert_allclose([row[1] for row in rows], np.sort(expected)[:-6:-1], rtol=1e-5)
+    causal = dataclasses.replace(trained, experiment=run("causal").experiment)
+    assert abs(writing.likeliest(causal, prompt, 1)[0][1] - rows[0][1]) > 1e-3
+
+    forward, seen = jax.jit(trained.model.apply), np.arange(16)[None] < len(ids)
+    for _ in range(6):
+        row = np.zeros((1, 16), np.int32)
+        row[0, : len(ids)] = ids
+        logits = forward({"params": trained.params}, row, prefix=seen)[0, len(ids) - 1]
+        ids.append(int(np.argmax(logits)))
+    written = "".join(writing.write(trained, prompt, 6, decoding.Greedy(), jax.random.key(0)))
+    spelt = [one for one in ids[-6:] if one < tokenizer.size]
+    assert written == tokenizer.decode(spelt) and written
+
+
+@pytest.mark.parametrize("kind", ["pairs", "spans"])
+def test_an_encoder_decoder_reads_a_prompt_with_its_end_and_writes_from_its_start(quick_to_compile, kind):
+    trained, prompt = run(kind), "one<extra_id_0>two"
+    tokenizer = trained.tokenizer
+    source = [*tokenizer.encode(prompt, special=kind == "spans"), tokenizer.end]
+    assert (tokenizer.sentinels[0] in source) == (kind == "spans")
+    expected = probabilities(trained, [tokenizer.end], 0, source=jnp.asarray([source]))
+    np.testing.assert_allclose(writing.likeliest(trained, prompt, 1)[0][1], expected.max(), rtol=1e-5)
+    if kind == "pairs":
+        found = decoding.generate(
+            trained.model, trained.params, [[tokenizer.end]], length=80, source=[source], stop=tokenizer.end
+        )[0]
+        answer = tokenizer.decode(found[found < tokenizer.size])
+        assert printed(trained, ("one<extra_id_0>two",)) == f"\n1. {prompt}\n   {answer}\n"

@@ -1,4 +1,5 @@
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import pytest
 from transformer import models
 from transformer.models import Attention, Init, ModelConfig, Readout, Stack
 from transformer.training import prediction
+from transformer.training.objective import SEEN
 
 B, T, V = 2, 6, 11
 READOUTS = {
@@ -93,3 +95,72 @@ def test_there_is_dropout_only_with_a_key():
     np.testing.assert_array_equal(loss_fn(params, rows, None)[0], plain)
     dropped = [float(loss_fn(params, rows, jax.random.key(seed))[0]) for seed in (1, 1, 2)]
     assert dropped[0] == dropped[1] and len({float(plain), *dropped}) == 3
+
+
+def test_accuracy_weighs_the_targets_that_are_likeliest_and_needs_all_logits():
+    model, params = build()
+    rows = batch()
+    logits = np.asarray(compiled(model.apply)({"params": params}, rows["inputs"]))
+    rows["targets"] = np.where(np.arange(T) % 2, rows["targets"], logits.argmax(-1))  # so that some are right
+    _, sums = compiled(prediction(model, accuracy=True))(params, rows, None)
+    right = logits.argmax(-1) == rows["targets"]
+    assert 0 < right.mean() < 1
+    np.testing.assert_allclose(sums["accuracy"], (rows["weights"] * right).sum(), rtol=1e-6)
+    assert "accuracy" not in jax.eval_shape(prediction(model, accuracy=True, chunk=4), params, rows, None)[1]
+
+
+def test_what_a_batch_says_reaches_the_model_under_its_own_names():
+    told = set(inspect.signature(models.Transformer.__call__).parameters) - {"self", "tokens", "cache", "tap", "train"}
+    assert set(SEEN) == told
+    model, calls = build()[0], []
+
+    class Recorder:
+        config = model.config
+
+        def apply(self, variables, tokens, **arguments):
+            calls.append((tokens, arguments))
+            return (jnp.zeros((B, T, 8)), None) if arguments["method"] == "features" else jnp.zeros((B, T, V))
+
+    rows = batch()
+    told = {name: np.full((B, T), number) for number, name in enumerate(SEEN)}
+    for given in (told, {}):
+        calls.clear()
+        prediction(Recorder())({}, {**rows, **given, "other": np.zeros(3)}, None)
+        (tokens, arguments), _ = calls
+        assert tokens is rows["inputs"]
+        assert {name: value for name, value in arguments.items() if name in SEEN} == given
+        assert (arguments["train"], arguments["rngs"], "other" in arguments) == (False, None, False)
+
+
+def test_pairs_that_are_padded_or_packed_count_as_if_each_were_alone():
+    stack = Stack(depth=1, attention=Attention(heads=2))
+    config = ModelConfig(vocab=V, width=8, length=16, encoder=stack, decoder=stack, init=Init(scale=0.4, embedding=1.0))
+    model, ids = models.Transformer(config), jnp.zeros((1, 1), jnp.int32)
+    params = compiled(model.init)(jax.random.key(0), ids, source=ids)["params"]
+    draw, loss_fn = np.random.default_rng(2), compiled(prediction(model))
+
+    def alone(source, target):
+        names = {"source": source, "inputs": target, "targets": target}
+        rows = {name: draw.integers(0, V, (1, length)).astype(np.int32) for name, length in names.items()}
+        return {**rows, "weights": np.ones((1, target), np.float32)}
+
+    pairs = [alone(2, 3), alone(4, 5), alone(2, 3)]
+    expected = sum(float(loss_fn(params, pair, None)[0]) for pair in pairs)
+
+    def places(name, size):  # of a row, where every pair is padded to the longest
+        return np.concatenate([np.pad(pair[name], ((0, 0), (0, size - pair[name].shape[1]))) for pair in pairs])
+
+    padded = {name: places(name, 5) for name in ("inputs", "targets", "weights")} | {"source": places("source", 4)}
+    padded |= {"mask": padded["weights"] > 0, "source_mask": np.arange(4) < np.array([[2], [4], [2]])}
+    packed = {name: np.concatenate([pair[name] for pair in pairs], axis=1) for name in pairs[0]}
+    for side, lengths in (("", (3, 5, 3)), ("source_", (2, 4, 2))):
+        packed[f"{side}segments"] = np.repeat(np.arange(1, 4), lengths)[None]
+        packed[f"{side}positions"] = np.concatenate([np.arange(length) for length in lengths])[None]
+    for rows in (padded, packed):
+        loss, sums = loss_fn(params, rows, None)
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)  # float32 sums in another order
+        assert sums["count"] == 11
+    # A model that does not see what is padding, or whose pair a token is of, is wrong.
+    for rows, name in ((padded, "source_mask"), (packed, "source_segments")):
+        seen = {**rows, name: np.ones_like(rows[name])}
+        assert abs(float(loss_fn(params, seen, None)[0]) - expected) > 1e-3

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from transformer.training import telemetry
+from transformer.training.objective import SEEN
 
 B, T, L, H = 4, 3, 2, 5
 
@@ -53,3 +54,16 @@ def test_totals_are_summed_over_devices_before_they_are_divided():
     whole = telemetry.observation_step(PARAMS, batch(), totals=totals)["decoder"]["seen"]
     for several, one in zip(summed, whole, strict=True):
         np.testing.assert_allclose(several, np.broadcast_to(one, (2, L, H)), rtol=1e-6)
+
+
+def test_all_that_the_model_sees_is_handed_on_and_nothing_else():
+    told = {name: np.full((B, T), number) for number, name in enumerate(SEEN)}
+    seen = {}
+
+    def totals(params, tokens, **arguments):
+        seen.update(arguments)
+        return {}
+
+    rows = batch()
+    telemetry.observation_step(PARAMS, {**rows, **told}, totals=totals)
+    assert seen == {**told, "weights": rows["weights"]}
