@@ -149,7 +149,7 @@ def test_lengths_of_buckets_rise_by_at_most_a_quarter_and_hold_the_longest():
 
 def test_a_bucket_with_fewer_pairs_than_a_batch_joins_the_next():
     lengths = np.array([3, 3, 8, 8, 8, 8, 12, 15, 15, 16])
-    found = buckets(lengths, batch_size=4, batch_tokens=0)
+    found = buckets(lengths, 1000, batch_size=4, batch_tokens=0)
     # By hand: two up to 4 wait, four up to 8 come with them; one up to 12 waits, three up to 16 come with it.
     assert [(sorted(bucket.members.tolist()), bucket.length) for bucket in found] == [
         ([0, 1, 2, 3, 4, 5], 8),
@@ -202,3 +202,11 @@ def test_refuses_sizes_that_cannot_be_shared(sizes):
         data.batches(bitext(), seed=0, **sizes)
     with pytest.raises(ValueError, match=message):
         next(data.validation_batches(bitext(), **sizes))
+
+
+def test_no_bucket_is_longer_than_the_corpus_says():
+    corpus = bitext(300, longest=30)  # texts of up to 29 ids and an end; the border above would be 32
+    assert corpus.train.lengths.max() == 30
+    pipeline = data.batches(corpus, batch_size=4, seed=0)
+    batches = [*(next(pipeline) for _ in range(pipeline.epoch)), *data.validation_batches(corpus, batch_size=4)]
+    assert max(batch["source"].shape[1] for batch in batches) == 30

@@ -38,7 +38,8 @@ def batches(
     _check_tokens(corpus, batch_tokens)
     shares = (seed, start, process_index, process_count)
     if _in_buckets(corpus):
-        return buckets.BucketBatches(corpus.train, corpus.tokenizer, batch_size, batch_tokens, *shares)
+        sizes = (corpus.length, batch_size, batch_tokens)
+        return buckets.BucketBatches(corpus.train, corpus.tokenizer, *sizes, *shares)
     if isinstance(corpus, Corpus) and not corpus.packs:
         return streams.StreamBatches(corpus, batch_size, *shares)
     return packed.PackedBatches(_examples(corpus, "train"), batch_size, *shares)
@@ -62,7 +63,8 @@ def validation_batches(
     _check_tokens(corpus, batch_tokens)
     shares = (process_index, process_count)
     if _in_buckets(corpus):
-        return buckets.validation(corpus.validation, corpus.tokenizer, batch_size, batch_tokens, *shares)
+        sizes = (corpus.length, batch_size, batch_tokens)
+        return buckets.validation(corpus.validation, corpus.tokenizer, *sizes, *shares)
     if isinstance(corpus, Corpus) and not corpus.packs:
         return streams.validation(corpus, batch_size, *shares)
     return packed.validation(_examples(corpus, "validation"), batch_size, *shares)

@@ -34,15 +34,16 @@ class Bucket(NamedTuple):
         return -(-len(self.members) // self.rows)
 
 
-def buckets(lengths: np.ndarray, *, batch_size: int, batch_tokens: int) -> list[Bucket]:
+def buckets(lengths: np.ndarray, most: int, *, batch_size: int, batch_tokens: int) -> list[Bucket]:
     """Pairs by length, shortest first. A bucket with fewer pairs than one of its batches joins the next one.
 
     Args:
       lengths: `[N]` tokens of the longer side, its end included.
+      most: no bucket is longer, as a model may have learned no positions beyond it.
       batch_size: what the rows of every batch are a multiple of; with `batch_tokens` 0, all rows.
       batch_tokens: places of either side in a batch, at most, unless `batch_size` rows have more.
     """
-    borders = ladder(int(lengths.max()))
+    borders = [min(border, most) for border in ladder(int(lengths.max()))]
     found, waiting = [], np.zeros(0, np.int64)
     for low, high in zip([0, *borders[:-1]], borders, strict=True):
         members = np.append(waiting, np.flatnonzero((lengths > low) & (lengths <= high)))
@@ -71,6 +72,7 @@ class BucketBatches(Batches):
         self,
         pairs: Both,
         tokenizer: Tokenizer,
+        most: int,
         batch_size: int,
         batch_tokens: int,
         seed: int,
@@ -81,7 +83,7 @@ class BucketBatches(Batches):
         super().__init__(batch_size, seed, start, process_index, process_count)
         self._pairs, self._tokenizer = pairs, tokenizer
         lengths = pairs.lengths
-        self._buckets = buckets(lengths.max(axis=1), batch_size=batch_size, batch_tokens=batch_tokens)
+        self._buckets = buckets(lengths.max(axis=1), most, batch_size=batch_size, batch_tokens=batch_tokens)
         places = sum(bucket.batches * bucket.rows * bucket.length for bucket in self._buckets)
         self.fill = float(lengths.sum() / (2 * places))
         self.epoch = sum(bucket.batches for bucket in self._buckets)  # in batches
@@ -105,11 +107,17 @@ class BucketBatches(Batches):
 
 
 def validation(
-    pairs: Both, tokenizer: Tokenizer, batch_size: int, batch_tokens: int, process_index: int, process_count: int
+    pairs: Both,
+    tokenizer: Tokenizer,
+    most: int,
+    batch_size: int,
+    batch_tokens: int,
+    process_index: int,
+    process_count: int,
 ) -> Iterator[Example]:
     """Every pair once, shortest first."""
     process_slice(batch_size, process_index, process_count)
-    for bucket in buckets(pairs.lengths.max(axis=1), batch_size=batch_size, batch_tokens=batch_tokens):
+    for bucket in buckets(pairs.lengths.max(axis=1), most, batch_size=batch_size, batch_tokens=batch_tokens):
         own = process_slice(bucket.rows, process_index, process_count)
         for first in range(0, len(bucket.members), bucket.rows):
             yield _batch(pairs, tokenizer, bucket, bucket.members[first : first + bucket.rows], own)

@@ -13,8 +13,8 @@ INSIDE, BEFORE, BYTE_LEVEL = "##", "\u2581", "\u0120"  # of WordPiece; of Senten
 
 def special_ids(tokenizer: text.Tokenizer) -> np.ndarray:
     """The ids that stand for no text, in order: special tokens, and ids without a name. `[n]` int32."""
-    text_ids = set(tokenizer.shown(np.arange(tokenizer.size)))
-    return np.array([i for i, name in enumerate(tokenizer.spellings) if i not in text_ids or not name], np.int32)
+    nameless = (index for index, name in enumerate(tokenizer.spellings) if not name)
+    return np.unique(np.array([*tokenizer.special, *nameless], np.int32))
 
 
 class Words:
