@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,10 @@ import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# Shells start background jobs with SIGINT ignored, and what tests start would inherit that and never see Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Forks for each list of arguments before JAX starts, so that imports are paid once and each script still ends as it
 # would by itself: with its own exit code, flags and streams.
