@@ -5,14 +5,21 @@ A script ends with `command.run(main)` under `if __name__ == "__main__":`.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from absl import app, flags, logging
 
 MISTAKES = (flags.Error, ValueError, ImportError, OSError)
+
+# Of the programs that JAX compiled: bytes that are kept, the least recently used ones going first, and the seconds that
+# one must have taken.
+KEPT = {"jax_compilation_cache_max_size": 2**30, "jax_persistent_cache_min_compile_time_secs": 0.2}
 
 _TRACEBACK = flags.DEFINE_boolean("traceback", False, "Show where an error was raised, not only what it says.")
 
@@ -25,6 +32,9 @@ def run(main: Callable[[], int | None], check: Callable[[str], None] = lambda na
     `error: ...` on stderr and exit code 2, unless `--traceback` is given; other errors keep their traceback. Ctrl-C
     leaves quietly with exit code 130.
 
+    What JAX compiles is kept for the next start in `~/.cache/transformer-research` or below `XDG_CACHE_HOME`, unless
+    JAX's own variables say where (`JAX_COMPILATION_CACHE_DIR`) or that it is not (`JAX_ENABLE_COMPILATION_CACHE=0`).
+
     Args:
       main: takes nothing; returns the exit code, None for 0.
       check: called with the name of every flag on the command line before any is parsed; raises ValueError.
@@ -35,8 +45,28 @@ def run(main: Callable[[], int | None], check: Callable[[str], None] = lambda na
 def _call(main: Callable[[], int | None]) -> int | None:
     # A program that is told to end does so as after an error, and takes away what it has not finished.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    _keep_compiled()
     with _one_line(_TRACEBACK.value):
         return main()
+
+
+def _keep_compiled() -> None:
+    jax = sys.modules.get("jax")  # a script that has not imported it compiles nothing
+    if jax is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    above = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    folder = (above if above.is_absolute() else Path("~/.cache").expanduser()) / "transformer-research" / "compiled"
+    for name, value in KEPT.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Where the folder is read-only or full, programs are compiled as if there was none.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is in it will be run
+        for entry in folder.glob("*-cache"):
+            if not entry.with_name(entry.name.removesuffix("cache") + "atime").exists():
+                entry.unlink()  # half of one, from when the disk was full; with it JAX would keep nothing more
 
 
 def _parse(argv: list[str], check: Callable[[str], None]) -> list[str]:

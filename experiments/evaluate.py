@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from functools import partial
 from pathlib import Path
 
@@ -74,17 +75,39 @@ def main() -> None:
     else:
         measured = _on_validation(trained, source)
     if JSON.value:
-        print(json.dumps({"step": trained.step, **measured}))
+        if measured.get("perplexity") == math.inf:
+            measured["perplexity"] = None  # JSON has no infinity
+        print(json.dumps({"step": trained.step, **measured}, allow_nan=False))
     else:
         print(_spoken(trained, measured))
 
 
 def _check_search(trained: loading.Trained) -> None:
-    """Raises ValueError if flags say how to search for targets, and none are searched for."""
-    searches = PAIRS.value is not None or (trained.experiment and trained.experiment.data.objective.kind == "pairs")
+    """Raises ValueError, before anything is measured, if flags say how to search for targets and none are searched for,
+    or if they cannot be searched for like that or scored."""
     given = [f"--{flag.name}" for flag in (*SEARCH.values(), TOKENIZE) if flag.present]
-    if given and not searches:
-        raise ValueError(f"{' and '.join(given)} say how targets are searched for and measured: give --pairs too")
+    path = _path(trained)
+    if path is None:
+        if given:
+            raise ValueError(f"{' and '.join(given)} say how targets are searched for and measured: give --pairs too")
+        return
+    translation.check(trained, _search())
+    if not translation.is_task(path):
+        scores.sacrebleu()
+
+
+def _path(trained: loading.Trained) -> str | None:
+    """Of the pairs whose targets are searched for, if there are any."""
+    if PAIRS.value is not None:
+        return PAIRS.value
+    if TEXT.value is not None or trained.experiment is None or trained.experiment.data.objective.kind != "pairs":
+        return None
+    return trained.experiment.data.pairs.validation or trained.experiment.data.path
+
+
+def _search() -> translation.Search:
+    chosen = {name: flag.value for name, flag in SEARCH.items()}
+    return translation.Search(batch_size=BATCH_SIZE.value or ROWS, **chosen)
 
 
 def _spoken(trained: loading.Trained, measured: dict) -> str:
@@ -116,7 +139,7 @@ def _on_validation(trained: loading.Trained, source: Path) -> dict:
         measured |= baselines.measure(corpus.train, corpus.tokenizer.size, batches)
     if kind == "pairs":
         sources, references = translation.held_out(trained, corpus)
-        measured |= _decoded(trained, sources, references, trained.experiment.data.path)
+        measured |= _decoded(trained, sources, references, translation.reservations(trained, corpus))
     return measured
 
 
@@ -126,14 +149,15 @@ def _on_pairs(trained: loading.Trained, path: str) -> dict:
     if not found:
         raise ValueError(f"--pairs={path} holds no pairs: give some")
     sources = translation.sources_of(trained, ((pair.name, pair.source) for pair in found), TRUNCATE.value)
-    return _decoded(trained, sources, [pair.target for pair in found], path)
+    seen = trained.experiment is not None and config.resolved(path) == config.resolved(config.path)
+    note = "the run was trained on these pairs; without --pairs those are measured that it held out"
+    return _decoded(trained, sources, [pair.target for pair in found], note if seen else "")
 
 
-def _decoded(trained: loading.Trained, sources: list[list[int]], references: list[str], path: str) -> dict:
-    search = translation.Search(
-        batch_size=BATCH_SIZE.value or ROWS, **{name: flag.value for name, flag in SEARCH.items()}
-    )
-    return translation.measure(translation.translate(trained, sources, search), references, path, TOKENIZE.value)
+def _decoded(trained: loading.Trained, sources: list[list[int]], references: list[str], note: str) -> dict:
+    outputs = translation.translate(trained, sources, _search())
+    measured = translation.measure(outputs, references, _path(trained), TOKENIZE.value)
+    return {**measured, "note": note} if note else measured
 
 
 def _on_text(trained: loading.Trained) -> dict[str, float]:
@@ -174,7 +198,12 @@ def _measure(trained: loading.Trained, batches, size: int | None) -> dict[str, f
     accuracy = trained.experiment is not None and trained.experiment.data.objective.kind != "causal"
     loss_fn = training.prediction(trained.model, accuracy=accuracy)
     evaluation = jax.jit(partial(training.evaluation_step, loss_fn=loss_fn))
-    return training.evaluate(evaluation, trained.params, batches, size)
+    measured = training.evaluate(evaluation, trained.params, batches, size)
+    if not math.isfinite(measured["loss"]):
+        raise ValueError(
+            f"{trained.origin} has a loss of {measured['loss']}: choose parameters that work, or another --dtype"
+        )
+    return measured
 
 
 if __name__ == "__main__":

@@ -75,7 +75,8 @@ class Experiment:
     def beginning_with(self, model: ModelConfig, tokenizer: str) -> Experiment:
         """This experiment with the architecture and the tokenizer of `initial`.
 
-        What only training reads stays the recipe's: dropout rates, dtypes, unroll and rematerialisation.
+        What only training reads stays the recipe's: dropout rates, dtypes, unroll, rematerialisation and the
+        implementation of attention.
 
         Args:
           model: the config of `initial`.
@@ -84,7 +85,8 @@ class Experiment:
         Raises:
           ValueError: if model, data and training do not fit each other.
         """
-        read = {name: getattr(self.model, name) for name in ("dtype", "param_dtype", "remat", "init")}
+        names = ("dtype", "param_dtype", "remat", "attention_implementation", "init")
+        read = {name: getattr(self.model, name) for name in names}
         stacks, unroll = {"encoder": model.encoder, "decoder": model.decoder}, self.model.unroll
         for name, stack in stacks.items():
             if stack is not None:

@@ -12,19 +12,17 @@ and values of as many layers as fit into --budget, and says what it leaves out; 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
-import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
 
-from experiments import command, loading
+from experiments import command, loading, outputs
 from transformer import decoding, text
 from transformer.inspection import explorer
 from transformer.inspection.explorer import Reading, Token
@@ -59,7 +57,7 @@ def main() -> None:
     workdir = loading.required(WORKDIR)
     if SERVE.value:
         return _serve(*_look(workdir, choice))
-    with replacing(OUTPUT.value) as temporary:  # before the model is loaded, so that a mistake is seen at once
+    with outputs.replacing(OUTPUT.value) as temporary:  # before the model is loaded, so that a mistake is seen at once
         _, data = _look(workdir, choice)
         temporary.write_text(explorer.page(data), encoding="utf-8")
         size = temporary.stat().st_size
@@ -137,7 +135,10 @@ def _pair(trained: loading.Trained, content: str, source: str) -> Reading:
 
 def _written(trained: loading.Trained, source: tuple[int, ...], start: int) -> list[int]:
     """The likeliest target token by token, without what ends it."""
-    options = {"length": WRITTEN, "stop": trained.stop, "banned": trained.banned}
+    config = trained.model.config
+    # Beside what the target begins with, a learned table has room for so many.
+    length = min(WRITTEN, config.length - 1) if config.decoder.position.kind == "learned" else WRITTEN
+    options = {"length": length, "stop": trained.stop, "banned": trained.banned}
     ids = decoding.generate(trained.model, trained.params, [start], source=[list(source)], **options)[0].tolist()
     return ids[: min((ids.index(stop) for stop in trained.stop if stop in ids), default=len(ids))]
 
@@ -171,33 +172,6 @@ def _spelt(content: bytes) -> Token:
 def _name(tokenizer: text.Tokenizer, token: int) -> str:
     """How a token is written in its vocabulary."""
     return tokenizer.spellings[token].decode("utf-8", "replace") if token < tokenizer.size else ""
-
-
-@contextlib.contextmanager
-def replacing(path: str) -> Iterator[Path]:
-    """A new file beside `path`, which takes its place at the end, and goes if there is an error.
-
-    Raises:
-      ValueError: if there can be none.
-    """
-    try:
-        target = Path(path).resolve()  # a link stays, and leads to the new page
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        if (target.exists() and not target.is_file()) or target.is_relative_to("/proc"):
-            raise OSError(None, "it is there, and no file")
-        temporary.touch(exist_ok=False)
-        if target.exists():
-            shutil.copymode(target, temporary)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(
-            f"--output={path} cannot be written ({reason}): name a file in a folder that is there"
-        ) from None
-    try:
-        yield temporary
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _numbers(name: str, values: list[str] | None) -> tuple[int, ...] | None:

@@ -3,20 +3,30 @@
 python -m experiments.generate --workdir=runs/stdlib --prompt="def main("
 python -m experiments.generate --workdir=... --prompt=... --length=200 --top_p=0.9 --temperature=0.8 --seed=1
 python -m experiments.generate --workdir=... --prompt=... --greedy --next=10
+python -m experiments.generate --workdir=... --prompt=... --length=200 --profile
+python -m experiments.generate --workdir=... --prompt=... --draft=SMALLER [--proposals=4]
 
 --workdir also takes a folder in the format of Hugging Face, or the name of a model on its hub. An encoder-decoder, such
 as T5 or Marian, reads the prompt as its source and writes the target. An encoder alone lists what may stand in the
 place of each mask of the prompt.
+
+With --draft a smaller model with the same tokenizer proposes tokens, which changes the time and not the distribution.
+
+--profile computes the first continuation once more, when everything is compiled, traces that, and says which operations
+cost most. The trace goes to `profile` in the folder that --workdir names, or else in the current one.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 import jax
 from absl import flags
 
-from experiments import command, loading, writing
+from experiments import choosing, command, loading, profiling, writing
 from transformer import decoding
 
 WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
@@ -28,32 +38,53 @@ SAMPLES = flags.DEFINE_integer(
     "samples", 1, "How many continuations to write, each from a seed of its own.", lower_bound=1
 )
 SEED = flags.DEFINE_integer("seed", 0, "Of the random choices.", lower_bound=0, upper_bound=2**32 - 1)
-GREEDY = flags.DEFINE_boolean("greedy", False, "Always take the likeliest token.")
-TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "Below 1 sharpens the choice, above 1 flattens it.")
-TOP_K = flags.DEFINE_integer("top_k", None, "Choose among the k likeliest tokens.")
-TOP_P = flags.DEFINE_float("top_p", None, "Choose among the likeliest tokens that hold this share of probability.")
-MIN_P = flags.DEFINE_float("min_p", None, "Choose among tokens at least this share as likely as the likeliest.")
+CHOOSING = choosing.define_flags()
 PENALTY = flags.DEFINE_float("repetition_penalty", 1.0, "Above 1 makes tokens that are there already less likely.")
 NEXT = flags.DEFINE_integer("next", 0, "Also list so many of the likeliest next tokens.", lower_bound=0)
+DRAFT = flags.DEFINE_string("draft", None, "A smaller model with the same tokenizer, which proposes tokens.")
+PROPOSALS = flags.DEFINE_integer("proposals", 4, "Tokens that the draft proposes at a time.", lower_bound=1)
+PROFILE = flags.DEFINE_boolean("profile", False, "Trace one call and print the operations that cost most.")
 
 
 def main() -> None:
-    chosen = method()
+    chosen = choosing.method(CHOOSING)
     sys.stdout.reconfigure(errors="replace")  # a byte model may write what no encoding can
     trained = loading.load(loading.required(WORKDIR), loading.step(STEP.value), DTYPE.value)
     if trained.model.config.decoder is None:
         fill(trained)
+        profile(partial(writing.fillers, trained, PROMPT.value))
         return
+    draft = _draft()
     reads = trained.model.config.encoder is not None  # and writes something else than the prompt's end
     for sample in range(SAMPLES.value):
-        key = jax.random.fold_in(jax.random.key(SEED.value), sample)
-        pieces = writing.write(trained, PROMPT.value, LENGTH.value, chosen, key, PENALTY.value)
+        pieces = write(trained, chosen, sample, draft)
         print(PROMPT.value, end="\n" if reads else "", flush=True)
         for piece in pieces:
             print(piece, end="", flush=True)
         print()
     if NEXT.value:
         writing.console().print(writing.next_tokens(PROMPT.value, writing.likeliest(trained, PROMPT.value, NEXT.value)))
+    profile(lambda: list(write(trained, chosen, 0, draft)))
+
+
+def _draft() -> loading.Trained | None:
+    if DRAFT.value is None:
+        return None
+    if PENALTY.value != 1:
+        raise ValueError("--repetition_penalty and --draft exclude each other: give one of them")
+    return loading.load(DRAFT.value, "latest", DTYPE.value)
+
+
+def write(
+    trained: loading.Trained, chosen: decoding.Method, sample: int, draft: loading.Trained | None
+) -> Iterator[str]:
+    """One of the continuations, piece by piece; with a draft, in one."""
+    key = jax.random.fold_in(jax.random.key(SEED.value), sample)
+    if draft is not None:
+        text, share = writing.speculate(trained, draft, PROMPT.value, LENGTH.value, PROPOSALS.value, chosen, key)
+        print(f"{share:.0%} of the draft's proposals were kept", file=sys.stderr)
+        return iter([text])
+    return writing.write(trained, PROMPT.value, LENGTH.value, chosen, key, PENALTY.value)
 
 
 def fill(trained: loading.Trained) -> None:
@@ -62,27 +93,12 @@ def fill(trained: loading.Trained) -> None:
         writing.console().print(writing.filled(PROMPT.value, place, rows))
 
 
-def method() -> decoding.Method:
-    """The sampling method that the flags ask for.
-
-    Raises:
-      ValueError: if they ask for several at once.
-    """
-    named = {"top_k": TOP_K.value, "top_p": TOP_P.value, "min_p": MIN_P.value, "greedy": GREEDY.value or None}
-    given = [name for name, value in named.items() if value is not None]
-    if len(given) > 1:
-        raise ValueError(f"--{' and --'.join(given)} exclude each other: give one of them")
-    temperature = TEMPERATURE.value
-    match given:
-        case ["greedy"]:
-            return decoding.Greedy()
-        case ["top_k"]:
-            return decoding.TopK(TOP_K.value, temperature=temperature)
-        case ["top_p"]:
-            return decoding.TopP(TOP_P.value, temperature=temperature)
-        case ["min_p"]:
-            return decoding.MinP(MIN_P.value, temperature=temperature)
-    return decoding.Temperature(temperature)
+def profile(again: Callable[[], object]) -> None:
+    """Trace what was computed before, and print what it cost, if that is asked for."""
+    if PROFILE.value:
+        workdir = Path(WORKDIR.value)
+        folder = (workdir if workdir.is_dir() else Path()) / "profile"
+        profiling.show(profiling.call(again, folder), writing.console())
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ def define() -> flags.FlagHolder:
     """Define the flag; its value is what `Experiment.build` takes."""
     config_flags.register_flag_parser_for_type(int, _IntegerOrNone())
     config_flags.register_flag_parser_for_type(float, _FloatOrNone())
+    config_flags.register_flag_parser_for_type(str, _StringOrNone())
     return config_flags.DEFINE_config_file("config", None, "A recipe, such as experiments/configs/stdlib.py.")
 
 
@@ -70,3 +71,8 @@ class _IntegerOrNone(flags.IntegerParser):
 class _FloatOrNone(flags.FloatParser):
     def parse(self, argument: Any) -> float | None:
         return None if argument in (None, "None", "none") else super().parse(argument)
+
+
+class _StringOrNone(flags.ArgumentParser):
+    def parse(self, argument: Any) -> str | None:
+        return None if argument in (None, "None") else super().parse(argument)  # "none" is a choice of some fields

@@ -39,7 +39,7 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "
     """
     if tokenize not in TOKENIZE:
         raise ValueError(f"tokenize={tokenize!r} is not known: choose one of {', '.join(TOKENIZE)}")
-    return _score(_sacrebleu().metrics.BLEU(tokenize=tokenize, force=tokenize == "none"), hypotheses, references)
+    return _score(sacrebleu().metrics.BLEU(tokenize=tokenize, force=tokenize == "none"), hypotheses, references)
 
 
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
@@ -55,7 +55,7 @@ def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     Raises:
       ValueError: as `bleu`.
     """
-    return _score(_sacrebleu().metrics.CHRF(), hypotheses, references)
+    return _score(sacrebleu().metrics.CHRF(), hypotheses, references)
 
 
 def exact(hypotheses: Sequence[Sequence[str | int]], references: Sequence[Sequence[str | int]]) -> float:
@@ -90,7 +90,8 @@ def _check_lengths(hypotheses: Sequence, references: Sequence) -> None:
         raise ValueError("hypotheses and references are empty: no score is defined without any")
 
 
-def _sacrebleu() -> ModuleType:
+def sacrebleu() -> ModuleType:
+    """The library; raises ValueError if it is not installed."""
     try:
         import sacrebleu
     except ImportError:

@@ -2,10 +2,13 @@
 
     python -m experiments.train --config=experiments/configs/stdlib.py --workdir=runs/stdlib
     python -m experiments.train --config=... --workdir=... --config.training.steps=2000 --parallel=pmap
+    python -m experiments.train --config=... --workdir=... --profile
     python -m experiments.train --config=... --workdir=... --config.initial=FOLDER --config.data.path=TEXT
 
 The last one goes on from a pretrained model or from another run: the architecture, the parameters and the tokenizer are
-those of FOLDER, and what only training reads is the recipe's (see `Experiment.beginning_with`).
+those of FOLDER, and what only training reads is the recipe's (see `Experiment.beginning_with`). `--profile` traces a
+few steps, once they are compiled and warm, into `profile` in the working directory, prints which operations cost most,
+and goes on training.
 
 A working directory that already holds a run resumes it from its last checkpoint. Ctrl-C and SIGTERM end the step that
 runs, save, and leave.
@@ -14,14 +17,14 @@ runs, save, and leave.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 import jax
 from absl import flags
 from rich.console import Console
 
-from experiments import command, generated, loading, measures, recipe, running, writing
+from experiments import command, generated, loading, measures, profiling, recipe, running, writing
 from experiments.experiment import Experiment
 from transformer import data, models, text, training
 from transformer.training import metrics, parallel, utilisation
@@ -31,6 +34,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and t
 PARALLEL = flags.DEFINE_enum("parallel", "jit", list(parallel.KINDS), "How the step runs on all devices.")
 TENSORBOARD = flags.DEFINE_boolean("tensorboard", False, "Also write TensorBoard events.")
 WANDB = flags.DEFINE_string("wandb", None, "Also log to this Weights & Biases project.")
+PROFILE = flags.DEFINE_boolean("profile", False, "Trace a few steps and print the operations that cost most.")
 
 
 def main() -> None:
@@ -89,6 +93,7 @@ class Run(running.Run):
         batches = data.batches(corpus, **self.sizes, seed=self.experiment.seed, start=start, **_shares())
         self._introduce(batches)
         with (
+            self._profiled(config.steps - start) as self.parallel,
             training.Checkpoints(self.workdir, config.keep) as checkpoints,
             training.Writer(self.workdir, start, tensorboard=TENSORBOARD.value, wandb=WANDB.value) as writer,
             training.Bar(config.steps, start, corpus.bytes_per_token if self.bytes else None, self.console) as bar,
@@ -108,6 +113,12 @@ class Run(running.Run):
         results = results or self._evaluate(params)
         self.console.print(f"\nvalidation: {measures.spoken(results)}, {results['tokens']:,.0f} tokens")
         return trained
+
+    def _profiled(self, remaining: int) -> AbstractContextManager:
+        """The compiled steps, of which the first process traces some where that is asked for."""
+        if not PROFILE.value or jax.process_index():
+            return nullcontext(self.parallel)
+        return profiling.Profiled(self.parallel, self.workdir / "profile", remaining, self.console)
 
     def _evaluate(self, params: dict) -> dict[str, float]:
         """Over the whole validation stream."""

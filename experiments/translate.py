@@ -12,13 +12,12 @@ the format of Hugging Face, such as a Marian or T5 model, or a name on its hub.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 from absl import flags
 
-from experiments import command, loading, translation
+from experiments import command, loading, outputs, translation
 from experiments.loading import Trained
 from experiments.translation import Output, Search
 
@@ -33,6 +32,8 @@ TRUNCATE = flags.DEFINE_boolean("truncate", False, "Cut sources that are too lon
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Sources searched at a time.", lower_bound=1, upper_bound=65_536)
 SEARCH = translation.define_flags(beams=4)
 
+MARK = "\ufeff"  # a byte order mark is no part of the text
+
 
 def main() -> None:
     source = loading.required(WORKDIR)
@@ -40,22 +41,34 @@ def main() -> None:
         count=COUNT.value, batch_size=BATCH_SIZE.value, **{name: flag.value for name, flag in SEARCH.items()}
     )
     search.check()
-    sys.stdout.reconfigure(errors="replace")  # a byte model may write what no encoding can
     lines = None if INPUT.value is None else read(INPUT.value)
-    if OUTPUT.value is not None:
-        check_output(Path(OUTPUT.value), lines is not None)
-    trained = loading.load(source, loading.step(STEP.value), DTYPE.value, AVERAGE.value)
-    translation.check(trained)
-    if lines is None:
-        answer(trained, search)
-        return
-    named = ((f"{INPUT.value}, line {number}", line) for number, line in enumerate(lines, start=1))
-    outputs = translation.translate(trained, translation.sources_of(trained, named, TRUNCATE.value), search)
-    written = "".join(spelt(outputs, search.count))
     if OUTPUT.value is None:
-        sys.stdout.write(written)
-    else:
-        write(Path(OUTPUT.value), written)
+        out = outputs.standard()
+        if lines is None:
+            answer(load(source, search), search)
+        else:
+            out.write(translated(load(source, search), lines, search))
+        return
+    if lines is None:
+        raise ValueError("--output goes with --input: lines from standard input are answered on standard output")
+    with outputs.replacing(OUTPUT.value) as temporary:  # before the model is loaded, so that a mistake is seen at once
+        if Path(OUTPUT.value).exists() and Path(OUTPUT.value).samefile(INPUT.value):
+            raise ValueError(f"--output={OUTPUT.value} is the file of --input, which would be lost: name another")
+        temporary.write_text(translated(load(source, search), lines, search), encoding="utf-8")
+
+
+def load(source: Path, search: Search) -> Trained:
+    """The model of the command line, which can be searched."""
+    trained = loading.load(source, loading.step(STEP.value), DTYPE.value, AVERAGE.value)
+    translation.check(trained, search)
+    return trained
+
+
+def translated(trained: Trained, lines: list[str], search: Search) -> str:
+    """What the lines of a file become."""
+    named = ((f"{INPUT.value}, line {number}", line) for number, line in enumerate(lines, start=1))
+    sources = translation.sources_of(trained, named, TRUNCATE.value)
+    return "".join(spelt(translation.translate(trained, sources, search), search.count))
 
 
 def read(path: str) -> list[str]:
@@ -70,36 +83,27 @@ def read(path: str) -> list[str]:
         raise ValueError(f"--input={path} is not UTF-8 (byte {error.start}): convert it") from None
     except OSError as error:
         raise ValueError(f"--input={path} cannot be read: {error.strerror}") from None
-    content = content.removeprefix("\ufeff")  # a byte order mark is no part of the text
-    lines = [line.removesuffix("\r") for line in content.removesuffix("\n").split("\n")]
+    lines = [line.removesuffix("\r") for line in content.removeprefix(MARK).removesuffix("\n").split("\n")]
     if lines == [""]:
         raise ValueError(f"--input={path} is empty: give a file with one source a line")
     return lines
 
 
-def check_output(path: Path, reads: bool) -> None:
-    """Raises ValueError, before anything is translated, if a file cannot be put there, or nothing is read from one."""
-    if not reads:
-        raise ValueError("--output goes with --input: lines from standard input are answered on standard output")
-    if path.is_dir():
-        raise ValueError(f"--output={path} is a folder: name a file")
-    if not path.parent.is_dir():
-        raise ValueError(f"--output={path} cannot be written: there is no folder {path.parent}; make it")
-
-
-def spelt(outputs: list[list[Output]], count: int, first: int = 1) -> list[str]:
+def spelt(found: list[list[Output]], count: int, first: int = 1) -> list[str]:
     """The lines to write: one target a source, or hypotheses with their scores, numbered from `first`."""
     if count == 1:
-        return [f"{_line(row[0].text) if row else ''}\n" for row in outputs]
+        return [f"{_line(row[0].text) if row else ''}\n" for row in found]
     return [
         f"{number}\t{output.score:.4f}\t{_line(output.text)}\n"
-        for number, row in enumerate(outputs, start=first)
+        for number, row in enumerate(found, start=first)
         for output in row
     ]
 
 
 def answer(trained: Trained, search: Search) -> None:
     """Translate what is typed, a line at a time, until there is no more."""
+    if sys.stdin is None:
+        raise ValueError("standard input is closed: name a file of sources with --input")
     typed, number = sys.stdin.isatty(), 0
     while True:
         if typed:
@@ -108,6 +112,8 @@ def answer(trained: Trained, search: Search) -> None:
         if not line:
             return
         number += 1
+        if number == 1:
+            line = line.removeprefix(MARK)
         if typed and not line.strip():
             continue
         name = "the line" if typed else f"standard input, line {number}"
@@ -122,18 +128,9 @@ def answer(trained: Trained, search: Search) -> None:
         print("".join(written), end="", flush=True)
 
 
-def write(path: Path, content: str) -> None:
-    """Puts a file there whole, or leaves the one that is there."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        new.write_text(content, encoding="utf-8", errors="replace")
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
-
-
 def _line(content: str) -> str:
-    return " ".join(content.split("\n"))  # a model may write what would be two lines
+    """One line that can be encoded: a model may write what would be two, or what no encoding can spell."""
+    return " ".join(content.split("\n")).encode("utf-8", "replace").decode("utf-8")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,10 +14,12 @@ from absl import flags
 from experiments import scores
 from experiments.loading import Trained
 from transformer import data, decoding
+from transformer.decoding import beam
 
 LONGER = 50  # Vaswani et al. 2017, section 6.1: an output has at most so many tokens more than its source
 MULTIPLE = 32  # of shapes, so that few programs are compiled
 TASK = "task:"
+EXACT = ("bytes", "characters", "bpe")  # tokenizers that give back every text as it was
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,20 +50,24 @@ class Output(NamedTuple):
 def define_flags(beams: int) -> dict[str, flags.FlagHolder]:
     """The flags that make up a `Search`."""
     return {
-        "beams": flags.DEFINE_integer("beams", beams, "Hypotheses kept for each source; 1 is greedy.", lower_bound=1),
+        "beams": flags.DEFINE_integer(
+            "beams", beams, "Hypotheses kept for each source; 1 is greedy.", lower_bound=1, upper_bound=1000
+        ),
         "length_penalty": flags.DEFINE_float("length_penalty", 0.6, "Higher favours longer outputs.", lower_bound=0),
         "coverage": flags.DEFINE_float("coverage", 0.0, "What unattended source tokens cost.", lower_bound=0),
         "ratio": flags.DEFINE_float("ratio", None, "The most output tokens for each source token."),
     }
 
 
-def check(trained: Trained) -> None:
-    """Raises ValueError if the model is no encoder with a decoder, or the target's first token is not known."""
+def check(trained: Trained, search: Search) -> None:
+    """Raises ValueError if the model is no encoder with a decoder, the target's first token is not known, or the model
+    cannot be searched like this."""
     config = trained.model.config
     if config.encoder is None or config.decoder is None:
         raise ValueError(f"{trained.origin} is no encoder with a decoder, so it has no source to read")
     if trained.start is None:
         raise ValueError(f"{trained.origin} names no decoder_start_token_id, so no target can begin: name one")
+    beam.check(config, LONGER, search.beams, search.count, search.length_penalty, search.coverage, search.ratio)
 
 
 def translate(trained: Trained, sources: Sequence[Sequence[int]], search: Search) -> list[list[Output]]:
@@ -74,17 +80,18 @@ def translate(trained: Trained, sources: Sequence[Sequence[int]], search: Search
       sources: ids with their end, as `Trained.ids` gives them.
 
     Raises:
-      ValueError: as `check`.
+      ValueError: as `check`; or if the model's numbers are not finite.
     """
-    check(trained)
+    check(trained, search)
     outputs: list[list[Output]] = [[] for _ in sources]
     order = sorted(range(len(sources)), key=lambda index: len(sources[index]))
     for longest, members in itertools.groupby(order, lambda index: _rounded(len(sources[index]))):
         alike = list(members)
-        for first in range(0, len(alike), search.batch_size):
-            chosen = alike[first : first + search.batch_size]
-            found = _batch(trained, [sources[index] for index in chosen], longest, search)
-            for index, row in zip(chosen, found, strict=False):
+        rows = min(search.batch_size, len(alike))
+        for first in range(0, len(alike), rows):
+            chosen = alike[first : first + rows]
+            found = _batch(trained, [sources[index] for index in chosen], rows, longest, search)
+            for index, row in zip(chosen, found, strict=True):
                 outputs[index] = row
     return outputs
 
@@ -93,23 +100,32 @@ def _rounded(length: int) -> int:
     return -(-length // MULTIPLE) * MULTIPLE
 
 
-def _batch(trained: Trained, sources: list[Sequence[int]], longest: int, search: Search) -> Iterator[list[Output]]:
+def _batch(
+    trained: Trained, sources: list[Sequence[int]], rows: int, longest: int, search: Search
+) -> list[list[Output]]:
+    """The best outputs for each source, searched in so many rows, so that all sources alike share a program."""
     config = trained.model.config
     length, slots = longest + LONGER, _rounded(longest + LONGER)
     if config.decoder.position.kind == "learned":
         length, slots = min(length, config.length), min(slots, config.length)
-    rows = sources + sources[-1:] * (search.batch_size - len(sources)) if len(sources) > 1 else sources
     found = decoding.beam_search(
-        trained.model, trained.params, [[trained.start]] * len(rows), source=rows, length=length, capacity=slots,
-        beams=search.beams, length_penalty=search.length_penalty, coverage=search.coverage, ratio=search.ratio,
-        count=search.count, stop=trained.stop, banned=trained.banned,
+        trained.model, trained.params, [[trained.start]] * rows, source=sources + sources[-1:] * (rows - len(sources)),
+        length=length, capacity=slots, beams=search.beams, length_penalty=search.length_penalty,
+        coverage=search.coverage, ratio=search.ratio, count=search.count, stop=trained.stop, banned=trained.banned,
     )  # fmt: skip
-    for tokens, lengths, nats, values in zip(*jax.device_get(found), strict=True):
-        yield [
+    found = [array[: len(sources)] for array in jax.device_get(found)]
+    if not np.isfinite(found[-1][:, 0]).all():  # every source has an output of some score, unless it is no number
+        raise ValueError(
+            f"{trained.origin} gives scores that are not finite: choose parameters that work, or another --dtype"
+        )
+    return [
+        [
             Output(trained.spell(ids[:count]), float(value), float(-nat))
-            for ids, count, nat, value in zip(tokens, lengths, nats, values, strict=True)
+            for ids, count, nat, value in zip(*row, strict=True)
             if np.isfinite(value)
         ]
+        for row in zip(*found, strict=True)
+    ]
 
 
 def held_out(trained: Trained, corpus: data.Bitext) -> tuple[list[list[int]], list[str]]:
@@ -119,18 +135,34 @@ def held_out(trained: Trained, corpus: data.Bitext) -> tuple[list[list[int]], li
     return sources, [tokenizer.decode(pairs.target[index]) for index in range(len(pairs))]
 
 
+def reservations(trained: Trained, corpus: data.Bitext) -> str:
+    """What sets the references of `held_out` apart from those that the pairs came with; empty if nothing does."""
+    counts, said = corpus.counts["validation"], []
+    if counts["cut"]:
+        said.append(f"{counts['cut']:,} are cut")
+    if counts["left_out"]:
+        said.append(f"{counts['left_out']:,} more are left out")
+    if trained.tokenizer.kind not in EXACT:
+        said.append("all are as the tokenizer spells them")
+    return f"of the references {', '.join(said)}: --pairs measures on whole ones" if said else ""
+
+
 def sources_of(trained: Trained, named: Iterable[tuple[str, str]], truncate: bool = False) -> list[list[int]]:
     """The ids of texts that the encoder reads; each comes with what to call it in errors.
 
     Raises:
-      ValueError: if a text is empty, or longer than what the model was trained on and `truncate` is not set.
+      ValueError: if a text is empty, cannot be spelt, or is longer than what the model was trained on and `truncate`
+        is not set.
     """
     most = longest(trained)
     out = []
     for name, content in named:
         if not content.strip():
             raise ValueError(f"{name} is empty: take it out, or give it some text")
-        ids = trained.ids(content)
+        try:
+            ids = trained.ids(content)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
         if len(ids) > most and not truncate:
             raise ValueError(
                 f"{name} has {len(ids)} tokens with its end, and {trained.origin} reads at most {most}: shorten it, or "
@@ -160,8 +192,10 @@ def measure(outputs: Sequence[list[Output]], references: Sequence[str], path: st
 
 
 def spoken(measured: dict) -> str:
-    """The measures in a line or two."""
+    """The measures in a line or two, and a line for what is to be known about them."""
     if "exact" in measured:
-        return f"{measured['exact']:.2%} of {measured['sequences']:,} sequences right"
-    lines = [("BLEU", "bleu"), ("chrF2", "chrf")]
-    return "\n".join(f"{name} {measured[key]:.2f} ({measured[f'{key}_signature']})" for name, key in lines)
+        lines = [f"{measured['exact']:.2%} of {measured['sequences']:,} sequences right"]
+    else:
+        names = [("BLEU", "bleu"), ("chrF2", "chrf")]
+        lines = [f"{name} {measured[key]:.2f} ({measured[f'{key}_signature']})" for name, key in names]
+    return "\n".join([*lines, *([f"note: {measured['note']}"] if "note" in measured else [])])

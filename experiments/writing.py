@@ -50,7 +50,12 @@ def write(
     """What follows a prompt, piece by piece; it ends with the text, or after `length` tokens.
 
     A decoder continues the prompt. An encoder-decoder reads it as its source and writes the target.
+
+    Raises:
+      ValueError: if the prompt has no room, or a parameter is not finite.
     """
+    if not _finite(trained.params):
+        raise ValueError(f"{trained.origin} has parameters that are not finite: choose some that work")
     blocks = decoding.stream(
         trained.model,
         trained.params,
@@ -65,6 +70,37 @@ def write(
     )
     continues = trained.model.config.encoder is None
     return _spelt(blocks, trained.tokenizer, prompt_ids(trained, prompt, length) if continues else [])
+
+
+@jax.jit
+def _finite(params: dict) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+
+
+def speculate(
+    trained: Trained, draft: Trained, prompt: str, length: int, proposals: int, method: decoding.Method, key: jax.Array
+) -> tuple[str, float]:
+    """What follows a prompt, found with the help of a smaller model, and the share of its proposals that were kept.
+
+    Raises:
+      ValueError: if the two models do not spell alike, or one cannot do it.
+    """
+    for name, one in (("the model", trained), ("the draft", draft)):
+        if one.prefix or one.model.config.encoder is not None:
+            raise ValueError(f"{name}, {one.origin}, is no causal decoder alone, which --draft needs: leave it out")
+    probe = "The quick brown fox: 0123456789, (x) -> y?\n\tHow vexingly quick!"
+    if (trained.tokenizer.size, trained.ids(probe)) != (draft.tokenizer.size, draft.ids(probe)):
+        raise ValueError(
+            f"{trained.origin} and {draft.origin} have different tokenizers: a draft must share the model's"
+        )
+    ids = prompt_ids(trained, prompt, length)
+    out = decoding.speculate(
+        trained.model, trained.params, draft.model, draft.params, ids,
+        length=length, proposals=proposals, method=method, key=key, stop=trained.stop, banned=trained.banned, pad=-1,
+    )  # fmt: skip
+    tokens = np.asarray(out.tokens)
+    share = float(out.accepted.sum()) / max(1, int(out.proposed.sum()))
+    return "".join(_spelt(iter([tokens[:, tokens[0] >= 0]]), trained.tokenizer, ids)), share
 
 
 def _spelt(blocks: Iterator[np.ndarray], tokenizer: text.Tokenizer, before: list[int]) -> Iterator[str]:
@@ -110,8 +146,10 @@ def fillers(trained: Trained, prompt: str, count: int = 5) -> list[list[tuple[st
 
 
 def _best(tokenizer: text.Tokenizer, logits: jax.Array, count: int) -> list[tuple[str, float]]:
-    """The likeliest tokens of one position's logits `[V]`."""
+    """The likeliest tokens of one position's logits `[V]`; raises ValueError if these are not finite."""
     probabilities = np.asarray(jax.nn.softmax(logits[: tokenizer.size]))
+    if not np.isfinite(probabilities).all():
+        raise ValueError("the model gives logits that are not finite: choose parameters that work, or another --dtype")
     best = np.argsort(-probabilities)[:count]
     return [(_token(tokenizer, int(token)), float(probabilities[token])) for token in best]
 

@@ -73,11 +73,18 @@ def quick_to_compile():
     jax.config.update(name, before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory):
+    """Where every process that tests start keeps what it compiles, which is not where the user's own do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        yield
+
+
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
+def environment(compiled):
     """`environment(devices)`, for scripts: so many CPU devices, quick to compile, and nothing compiled twice."""
-    kept = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))}
-    kept |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    kept = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 
     def make(devices: int) -> dict[str, str]:
         xla = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"

@@ -1,85 +1,121 @@
-"""Tokens per second of greedy decoding, beside a bare loop of the same matrix products.
-
-    python -m experiments.benchmarks.decoding --model=gpt2-small --batch=8
-
-Weights are random. Both programs are warmed up, then timed in turn, `--repeats` times; medians are printed. The time of
-decoding is that of a call for `--tokens` more tokens minus that of a call for one, so it has no part of the prompt. The
-bare loop multiplies one vector a row by each of the decoder's matrices and by the read-out: no attention, norms, cache.
-"""
+"""GPT-2 small adding tokens to prompts: reading them, greedy decoding and beam search."""
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-from absl import flags
+import numpy as np
 
-from experiments import command
-from transformer import decoding, models
+from experiments.benchmarks import peers, sizes
+from experiments.benchmarks.contest import HUGGING_FACE, Case, Program, Settings
+from transformer import models
 
-_MODEL = flags.DEFINE_string("model", "gpt2-small", "A decoder's name in the zoo.")
-_BATCH = flags.DEFINE_integer("batch", 1, "Rows decoded together.", lower_bound=1)
-_PROMPT = flags.DEFINE_integer("prompt", 16, "Tokens in each prompt.", lower_bound=1)
-_TOKENS = flags.DEFINE_integer("tokens", 64, "Tokens added to each row.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Timings of which the median counts.", lower_bound=1)
+OURS = ("transformer.decoding",)
+BEAMS = 4
 
 
-def main() -> None:
-    """Print one line for decoding and one for the bare loop."""
-    model = models.Transformer(models.get(_MODEL.value))
-    prompt = jnp.arange(_BATCH.value * _PROMPT.value, dtype=jnp.int32).reshape(_BATCH.value, -1) % model.config.vocab
-    params = jax.jit(model.init)(jax.random.key(0), prompt)["params"]
-    capacity = _PROMPT.value + _TOKENS.value
-
-    def decode(length: int) -> jax.Array:
-        return decoding.generate(model, params, prompt, length=length, capacity=capacity)
-
-    bare = _bare_loop(params, model.config.readout.tied)
-    timings = {"decoding": [], "bare products": []}
-    for repeat in range(_REPEATS.value + 1):
-        spent = _seconds(decode, _TOKENS.value + 1) - _seconds(decode, 1)
-        products = _seconds(bare, _BATCH.value)
-        if repeat:  # the first ones compile
-            timings["decoding"].append(spent)
-            timings["bare products"].append(products)
-    for name, seconds in timings.items():
-        rate = _BATCH.value * _TOKENS.value / statistics.median(seconds)
-        print(f"{name:14} {rate:8.1f} tokens/s at batch {_BATCH.value}")
+def prefill(settings: Settings) -> list[Case]:
+    """Prompts read and one token chosen."""
+    return _cases("prefill", settings, prompt=settings.choose(128, 512, 8), tokens=1)
 
 
-def _seconds(function: Callable, *arguments) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(function(*arguments))
-    return time.perf_counter() - start
+def decode(settings: Settings) -> list[Case]:
+    """Further tokens: a call for one more than `tokens`, less a call for one, so that no prompt is counted."""
+    return _cases("decode", settings, prompt=16, tokens=settings.choose(32, 128, 2))
 
 
-def _bare_loop(params: dict, tied: bool) -> Callable[[int], jax.Array]:
-    """A compiled loop over tokens of nothing but products; each feeds the next, so that none can be left out."""
-    blocks = params["decoder"]["blocks"]
-    width = params["embedding"]["table"].shape[1]
-    attention = [blocks["attention"][name]["kernel"] for name in ("query", "key", "value", "output")]
-    mlp = [blocks["mlp"][name]["kernel"] for name in ("gate", "up", "down") if name in blocks["mlp"]]
-    layers = [[kernel[layer] for kernel in (*attention, *mlp)] for layer in range(len(attention[0]))]
-    kernel = params["embedding"]["table"].T if tied else params["readout"]["kernel"]
-
-    def token(_, x: jax.Array, layers: list, kernel: jax.Array) -> jax.Array:
-        for query, key, value, output, *rest in layers:
-            read = [x @ matrix.reshape(width, -1) for matrix in (query, key, value)]
-            mixed = read[0] + sum(jnp.mean(part) for part in read[1:])
-            x = jnp.tanh(x + mixed @ output.reshape(-1, width))
-            *inward, down = rest
-            x = jnp.tanh(x + sum(x @ matrix for matrix in inward) @ down)
-        return x + jnp.max(x @ kernel, axis=-1, keepdims=True)
-
-    @jax.jit
-    def loop(layers: list, kernel: jax.Array, x: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, _TOKENS.value, lambda i, x: token(i, x, layers, kernel), x)
-
-    return lambda batch: loop(layers, kernel, jnp.ones((batch, width), kernel.dtype))
+def beam(settings: Settings) -> list[Case]:
+    """Beam search with four beams, its prompt included."""
+    return _cases("beam", settings, prompt=16, tokens=settings.choose(32, 128, 2), beams=BEAMS, rows=(1, 8))
 
 
-if __name__ == "__main__":
-    command.run(main)
+def _cases(
+    name: str, settings: Settings, prompt: int, tokens: int, beams: int = 0, rows: tuple[int, ...] = (1, 8, 64)
+) -> list[Case]:
+    found = []
+    config = sizes.config("gpt2", tiny=settings.tiny)
+    matrices = _matrices(config)
+    for batch in (1,) if settings.tiny else rows:
+        for precision in settings.precisions:
+            arguments = {
+                "tiny": settings.tiny, "batch": batch, "prompt": prompt, "tokens": tokens, "precision": precision,
+                "device": settings.device, "beams": beams, "difference": name == "decode",
+            }  # fmt: skip
+            programs = [Program("ours", "decoding:ours", arguments, OURS)]
+            programs.append(Program("transformers", "decoding:hugging_face", arguments, HUGGING_FACE))
+            read = tokens * matrices * (4 if precision == "float32" else 2)
+            if name == "prefill":
+                amount, needed = batch * prompt, {"flops": batch * _reading_flops(config, prompt)}
+            else:
+                amount, needed = batch * tokens, {"traffic": read}
+            found.append(Case(f"{name}, batch {batch}", precision, programs, amount, "tokens", **needed))
+    return found
+
+
+def ours(
+    tiny: bool, batch: int, prompt: int, tokens: int, precision: str, device: str, beams: int, difference: bool
+) -> Callable[[], Any]:
+    """`decoding.generate` or `decoding.beam_search`."""
+    import jax
+    import jax.numpy as jnp
+
+    from transformer import decoding
+
+    model = models.Transformer(sizes.config("gpt2", tiny=tiny, dtype=precision, param_dtype=precision))
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    ids = jnp.asarray(_prompt(model.config.vocab, batch, prompt))
+    options = {"capacity": prompt + tokens + 1}
+
+    def write(length: int) -> None:
+        if beams:
+            found = decoding.beam_search(model, params, ids, length=length, beams=beams, **options)
+        else:
+            found = decoding.generate(model, params, ids, length=length, **options)
+        jax.block_until_ready(found)
+
+    return _program(write, tokens, difference)
+
+
+def hugging_face(
+    tiny: bool, batch: int, prompt: int, tokens: int, precision: str, device: str, beams: int, difference: bool
+) -> Callable[[], Any]:
+    """`generate` of `transformers`, with its key/value cache."""
+    torch, place, wait = peers.torch(device)
+    from experiments.benchmarks.hugging_face import gpt2
+
+    network = gpt2(sizes.config("gpt2", tiny=tiny), precision).to(place)
+    ids = torch.from_numpy(_prompt(network.config.vocab_size, batch, prompt)).long().to(place)
+    options = {"do_sample": False, "num_beams": max(1, beams), "attention_mask": torch.ones_like(ids)}
+
+    def write(length: int) -> None:
+        with torch.inference_mode():
+            wait(network.generate(ids, max_new_tokens=length, min_new_tokens=length, **options))
+
+    return _program(write, tokens, difference)
+
+
+def _program(write: Callable[[int], None], tokens: int, difference: bool) -> Callable[[], Any]:
+    def seconds(length: int) -> float:
+        start = time.perf_counter()
+        write(length)
+        return time.perf_counter() - start
+
+    return (lambda: seconds(tokens + 1) - seconds(1)) if difference else (lambda: seconds(tokens))
+
+
+def _prompt(vocab: int, batch: int, length: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, vocab, (batch, length), np.int32)
+
+
+def _reading_flops(config: models.ModelConfig, length: int) -> float:
+    """Of one prompt, of which only the last position is read out."""
+    readout = 2 * config.width * config.vocab
+    return length * models.ledger(config).flops_per_token(length, causal=True).forward - (length - 1) * readout
+
+
+def _matrices(config: models.ModelConfig) -> int:
+    """The numbers that every token reads: all matrices, the table as read-out."""
+    tally = models.ledger(config).tally
+    return tally.total - tally.subtotal("embedding").count

@@ -163,6 +163,7 @@ def test_lines_of_json(tmp_path):
     [
         ("", "is not JSON ("),
         ('{"source": "1", "target"}', "is not JSON ("),
+        ("[" * 100_000, "is not JSON ("),
         ('["1", "2"]', "holds list, not an object"),
         ('{"source": "1", "traget": "2"}', "has no key 'target', only source, traget"),
         ('{"source": "1", "target": 2}', "holds int at 'target', not text"),
@@ -193,6 +194,7 @@ def test_tasks():
         ("task:copy:5", "data.path='task:copy:5' is not written as 'task:NAME[:SHORTEST-LONGEST]'"),
         ("task:copy:-1-5", "data.path='task:copy:-1-5' is not written as"),
         ("task:copy:0-5", "data.path='task:copy:0-5': lengths 0-5 cannot work"),
+        ("task:addition:1-5000", "data.path='task:addition:1-5000': lengths 1-5000 cannot work"),
         ("task:dates:1-5", "data.path='task:dates:1-5': the task 'dates' has no lengths"),
     ],
 )

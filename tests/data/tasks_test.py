@@ -34,6 +34,11 @@ def test_letters(name, answer):
     assert name == "copy" or any(source != target for source, target in found)
 
 
+def test_the_longest_numbers_can_be_written():
+    (_, source, target), *_ = tasks.generate("addition", 1, 4000, 4000)
+    assert len(source) > 4001 and len(target) >= 4000
+
+
 @pytest.mark.parametrize("bounds", [(), (1, 1), (3, 3), (2, 30)])
 def test_addition(bounds):
     shortest, longest = bounds or (1, 4)
@@ -113,6 +118,8 @@ def test_the_first_pairs_stay_what_they_were():
         (("dates", 5, 1, 2), "the task 'dates' has no lengths, but was asked for 1-2: leave them out"),
         (("copy", 5, 0, 3), "lengths 0-3 cannot work: give 1 or more first, such as 1-16"),
         (("addition", 5, 4, 3), "lengths 4-3 cannot work: give 1 or more first, such as 1-4"),
+        (("addition", 5, 1, 4001), "lengths 1-4001 cannot work: the task 'addition' has at most 4000"),
+        (("copy", 5, 1, 1_000_001), "lengths 1-1000001 cannot work: the task 'copy' has at most 1000000"),
         (("copy", 5, 4), "lengths 4-None cannot work: give 1 or more first, such as 1-16"),
     ],
 )

@@ -41,10 +41,18 @@ def kept(indices, temperature=1.0):
     ids=str,
 )
 def test_draws_with_the_probabilities_of_the_formula(method, expected):
+    filtered = np.asarray(method.filter(jnp.log(jnp.asarray(PROBABILITIES, jnp.float32))), np.float64)
+    # Logits of five tokens in float32, two roundings each.
+    np.testing.assert_allclose(np.exp(filtered) / np.exp(filtered).sum(), expected, rtol=1e-6)
     found = frequencies(method, np.log(PROBABILITIES))
     deviation = np.sqrt(expected * (1 - expected) / DRAWS)
     assert np.all(found[expected == 0] == 0)
     np.testing.assert_array_less(np.abs(found - expected), 4.5 * deviation + 1e-9)
+
+
+def test_greedy_keeps_one_of_equals_in_each_row():
+    filtered = Greedy().filter(jnp.array([[1.0, 3.0, 3.0], [2.0, -1.0, 0.0]]))
+    np.testing.assert_array_equal(filtered, [[-np.inf, 3.0, -np.inf], [2.0, -np.inf, -np.inf]])
 
 
 @pytest.mark.parametrize("method", [Greedy(), Temperature(0.7), TopK(2), TopP(0.5), MinP(0.5)], ids=str)

@@ -1,5 +1,6 @@
 """Scripts run in a process of their own, because exit codes and stderr are what is promised."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,11 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def run(folder, body, *arguments, check="lambda name: None"):
+def run(folder, body, *arguments, check="lambda name: None", imports="os, signal, sys", **environment):
     """Run `main` with this body as a script would; the flags --config.a and --recipe are defined."""
     script = folder / "script.py"
     lines = [
-        "import os, signal, sys",
+        f"import {imports}",
         # Shells ignore Ctrl-C in what they run in the background, and children inherit that.
         "signal.signal(signal.SIGINT, signal.default_int_handler)",
         f"sys.path.insert(0, {str(ROOT)!r})",
@@ -31,7 +32,8 @@ def run(folder, body, *arguments, check="lambda name: None"):
     ]
     script.write_text("\n".join(lines))
     command = [sys.executable, str(script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=folder)
+    options = {"capture_output": True, "text": True, "timeout": 60, "cwd": folder}
+    return subprocess.run(command, env=os.environ | environment, **options)
 
 
 def error_line(process):
@@ -108,3 +110,47 @@ def test_a_fault_of_the_program_keeps_its_traceback(tmp_path):
 def test_interruption_is_quiet(tmp_path):
     process = run(tmp_path, f"os.kill(os.getpid(), {signal.SIGINT.value})\nsignal.pause()")
     assert (process.returncode, process.stdout, process.stderr) == (130, "", "")
+
+
+COMPILES = """
+jax.monitoring.register_event_listener(lambda name, **_: print(name.split("/")[-1]) if "/cache_" in name else None)
+print(jax.jit(lambda x: jax.numpy.sin(x) * 3)(A.value))
+"""
+
+
+@pytest.fixture
+def compile_something(tmp_path, monkeypatch):
+    """Runs a script that compiles; returns how often it did, how often it need not, and the files kept by default."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+
+    def start(**environment):
+        settings = {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        settings |= {"JAX_PLATFORMS": "cpu"} | environment
+        process = run(tmp_path, COMPILES, "--config.a=0", imports="jax, os, signal, sys", **settings)
+        assert (process.returncode, process.stderr) == (0, "") and process.stdout.endswith("0.0\n")
+        lines = process.stdout.splitlines()
+        kept = sorted((tmp_path / "transformer-research" / "compiled").glob("*-cache"))
+        return lines.count("cache_misses"), lines.count("cache_hits"), kept
+
+    return start
+
+
+def test_a_second_start_finds_what_the_first_compiled(tmp_path, compile_something):
+    misses, hits, kept = compile_something()
+    assert misses == len(kept) > 0 and hits == 0
+    assert kept[0].parent.stat().st_mode & 0o077 == 0
+    kept[0].with_name(kept[0].name.removesuffix("cache") + "atime").unlink()  # as where the disk was full
+    kept[0].write_bytes(b"")
+    assert compile_something() == (1, misses - 1, kept)
+    assert compile_something() == (0, misses, kept)
+
+
+def test_whoever_says_so_keeps_it_elsewhere_or_not_at_all(tmp_path, compile_something):
+    assert compile_something(JAX_ENABLE_COMPILATION_CACHE="0") == (0, 0, [])
+    misses, _, kept = compile_something(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "other"))
+    assert kept == [] and len(list((tmp_path / "other").glob("*-cache"))) == misses > 0
+
+
+def test_a_folder_that_cannot_be_written_stops_no_script(tmp_path, compile_something):
+    (tmp_path / "transformer-research").touch()
+    assert compile_something() == (0, 0, [])

@@ -1,11 +1,13 @@
 """Working directories that no training made, so that what is in them is known."""
 
 import dataclasses
+import importlib.util
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 from experiments.experiment import Experiment
 from transformer import data, interop, models, text, training
@@ -96,3 +98,20 @@ def pretrained(tmp_path_factory, tiny):
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     interop.save(folder, model, params, text.BPE.train([(tiny / "text.txt").read_text()], 280))
     return folder
+
+
+@pytest.fixture(scope="module")
+def imported():
+    """`imported("experiments.explore")`: a script's functions, without its flags being defined twice."""
+    known = set(flags.FLAGS)
+
+    def load(name):
+        spec = importlib.util.find_spec(name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    flags.FLAGS.unparse_flags()
+    for name in set(flags.FLAGS) - known:
+        delattr(flags.FLAGS, name)

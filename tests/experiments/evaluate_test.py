@@ -3,11 +3,14 @@
 import json
 import math
 import shutil
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 from transformer import data, interop, models, text
 
@@ -164,3 +167,39 @@ def test_windows_and_batches_are_no_larger_than_the_text(scripts, pretrained, tm
     results = json.loads(whole.stdout)
     assert results["length"] == results["stride"] == results["tokens"]
     assert (empty.returncode, empty.stderr.count("\n")) == (2, 1) and "empty.txt is empty" in empty.stderr
+
+
+@pytest.fixture(scope="module")
+def evaluate(imported):
+    """The script's functions, with flags that say nothing."""
+    module = imported(EVALUATE)
+    flags.FLAGS([EVALUATE])
+    return module
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_a_mistake(evaluate, monkeypatch, loss):
+    monkeypatch.setattr(evaluate.training, "evaluate", lambda *_: {"loss": loss, "perplexity": math.inf, "tokens": 9.0})
+    trained = types.SimpleNamespace(origin="step 3", experiment=None, model=None, params=None)
+    with pytest.raises(ValueError, match=f"step 3 has a loss of {loss}: choose parameters that work"):
+        evaluate._measure(trained, [], None)
+
+
+def test_held_out_pairs_say_how_they_are_scored_and_a_search_is_checked_first(evaluate, monkeypatch):
+    stack = models.Stack(depth=1)
+    model = types.SimpleNamespace(config=models.ModelConfig(vocab=8, width=64, encoder=stack, decoder=stack))
+
+    def trained(path, validation):
+        wanted = data.Data(path, data.Objective("pairs"), pairs=data.Pairs(validation=validation))
+        return types.SimpleNamespace(experiment=types.SimpleNamespace(data=wanted), model=model, start=0, origin="it")
+
+    assert evaluate._path(trained("task:reverse", None)) == "task:reverse"
+    assert evaluate._path(trained("task:reverse", "v.en,v.de")) == "v.en,v.de"
+    assert evaluate._path(trained("t.en,t.de", "task:reverse")) == "task:reverse"
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    evaluate._check_search(trained("t.en,t.de", "task:reverse"))
+    with pytest.raises(ValueError, match="sacrebleu is not installed"):
+        evaluate._check_search(trained("task:reverse", "v.en,v.de"))
+    monkeypatch.setattr(flags.FLAGS, "ratio", -1.0)
+    with pytest.raises(ValueError, match=r"ratio=-1\.0: it must be a positive number"):
+        evaluate._check_search(trained("t.en,t.de", "task:reverse"))

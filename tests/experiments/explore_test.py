@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import http.client
-import importlib.util
 import json
 import re
 import signal
@@ -28,17 +27,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:builtin type .wig:DeprecationWar
 
 
 @pytest.fixture(scope="module")
-def explore(scripts):
-    """The script's functions, without its flags being defined twice."""
-    from absl import flags
-
-    spec = importlib.util.find_spec(EXPLORE)
-    module = importlib.util.module_from_spec(spec)
-    known = set(flags.FLAGS)
-    spec.loader.exec_module(module)
-    yield module
-    for name in set(flags.FLAGS) - known:
-        delattr(flags.FLAGS, name)
+def explore(imported):
+    return imported(EXPLORE)
 
 
 @pytest.fixture(scope="module")
@@ -282,3 +272,21 @@ def test_the_target_of_a_tokenizer_that_spells_the_source_alone_is_left_to_the_m
     unopened = dataclasses.replace(trained, start=None, tokenizer=text.Characters.train(["the cat"]))
     with pytest.raises(ValueError, match="names no decoder_start_token_id"):
         explore.reader(unopened)("", "the cat")
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "written"), [("relative", 16, 64), ("learned", 16, 15), ("learned", 99, 64)]
+)
+def test_a_target_is_no_longer_than_a_learned_table(explore, t5, monkeypatch, kind, length, written):
+    trained, asked = loading.load(t5), []
+
+    def generate(*_, length, **options):
+        asked.append(length)
+        return jnp.full((1, length), 5)
+
+    monkeypatch.setattr(decoding, "generate", generate)
+    config = trained.model.config
+    stack = dataclasses.replace(config.decoder, position=Position(kind))
+    model = models.Transformer(dataclasses.replace(config, decoder=stack, length=length))
+    reading = explore.reader(dataclasses.replace(trained, model=model))("", "one two")
+    assert asked == [written] and len(reading.tokens) == 1 + written

@@ -23,12 +23,15 @@ def test_flags_choose_the_method_the_step_the_seed_and_how_much(scripts, lettere
         "short": ["--greedy", "--length=1"],
         "older": ["--greedy", "--step=1"],
         "varied": ["--greedy", "--repetition_penalty=1e6"],
+        "drafted": ["--greedy", f"--draft={lettered.workdir}", "--proposals=3"],
     }
     start = [GENERATE, f"--workdir={lettered.workdir}", "--prompt=on and", "--length=12"]
     processes = dict(zip(asked, scripts([[*start, *each] for each in asked.values()]), strict=True))
     for process in processes.values():
         assert process.returncode == 0, process.stderr
-        assert process.stderr == "" and process.stdout.startswith("on and")
+        assert process.stdout.startswith("on and")
+    assert processes.pop("drafted").stdout == processes["cold"].stdout
+    assert all(process.stderr == "" for process in processes.values())
     out = {name: process.stdout for name, process in processes.items()}
     assert out["nucleus"] == out["likely"] == out["cold"]
     assert out["one"] == 2 * out["cold"]

@@ -71,6 +71,10 @@ def test_overrides_have_the_types_of_their_fields_and_mistakes_are_one_line(scri
                 "--config.training.ema=0.5",
                 "--config.training.ema=None",
                 "--config.model.decoder.mlp.width=none",
+                "--config.initial=None",
+                "--config.data.tokenizer.folder=None",
+                "--config.data.pairs.validation=None",
+                "--config.model.decoder.position.kind=none",
             ],
             *([*start, flag] for flag in refused.values()),
             start[:1],
@@ -83,7 +87,9 @@ def test_overrides_have_the_types_of_their_fields_and_mistakes_are_one_line(scri
     assert get(json.loads(setting.stdout), "model.width") == 64
     tree = json.loads(changed.stdout)
     assert {path: get(tree, path) for path in OVERRIDES} == {path: value for path, (_, value) in OVERRIDES.items()}
-    assert get(json.loads(unset.stdout), "training.ema") is None
+    tree = json.loads(unset.stdout)
+    paths = ("training.ema", "initial", "data.tokenizer.folder", "data.pairs.validation")
+    assert [get(tree, path) for path in paths] == [None] * 4 and get(tree, "model.decoder.position.kind") == "none"
     for said, process in zip([*refused, "--config is missing"], wrong, strict=True):
         assert process.returncode == 2, (process.args, process.stderr)
         (line,) = process.stderr.splitlines()

@@ -1,6 +1,7 @@
 """Files and lines in, files and lines out, by the script on a run that no training made."""
 
 import json
+import sys
 
 import pytest
 
@@ -28,7 +29,7 @@ from experiments import translate
 from experiments.translation import Output
 
 lines = translate.spelt([[Output("a\\ud800", -0.5, 1.0)], [], [Output("b\\nc", -2.0, 3.0)]], 1)
-translate.write(pathlib.Path(sys.argv[1]), "".join(lines))
+pathlib.Path(sys.argv[1]).write_text("".join(lines))
 """
 
 
@@ -40,7 +41,10 @@ def folder(tmp_path_factory):
     (folder / "gap.txt").write_text("ab\n\nab\n")
     (folder / "empty.txt").write_text("\n")
     (folder / "latin.txt").write_bytes(b"na\xefve\n")
-    for name, (typed, content) in {"terminal": (True, "ab\n\né\ncd"), "pipe": (False, "ab\r\ncd\n\nab\n")}.items():
+    for name, (typed, content) in {
+        "terminal": (True, "ab\n\né\ncd"),
+        "pipe": (False, "\ufeffab\r\ncd\n\nab\n"),
+    }.items():
         (folder / f"{name}.py").write_text(TYPED.format(typed=typed, content=content))
     (folder / "writes.py").write_text(WRITES)
     return folder
@@ -100,7 +104,14 @@ def test_a_file_gives_a_file_whatever_is_searched_together(scripts, paired, fold
     found = json.loads(measured.stdout)
     assert found["bleu"] == scores.bleu(hypotheses, references, "char").value > 0
     assert found["chrf"] == scores.chrf(hypotheses, references).value
+    assert found["note"].startswith("the run was trained on these pairs")
     assert found["step"] == 3 and "tok:char" in found["bleu_signature"]
+
+
+def test_a_closed_standard_input_is_refused(imported, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ValueError, match="standard input is closed: name a file of sources with --input"):
+        imported(TRANSLATE).answer(None, None)
 
 
 def test_mistakes_are_one_line_and_nothing_is_written(scripts, paired, made, folder, tmp_path):
@@ -108,8 +119,11 @@ def test_mistakes_are_one_line_and_nothing_is_written(scripts, paired, made, fol
     given = [here, f"--input={folder / 'in.txt'}"]
     mistakes = {
         "absent.txt cannot be read: No such file": [here, f"--input={folder / 'absent.txt'}"],
-        f"--output={tmp_path} is a folder: name a file": [*given, f"--output={tmp_path}"],
-        f"there is no folder {tmp_path / 'absent'}": [*given, f"--output={tmp_path / 'absent' / 'out.txt'}"],
+        f"--output={tmp_path} cannot be written (it is there, and no file)": [*given, f"--output={tmp_path}"],
+        "out.txt cannot be written (No such file or directory)": [
+            *given, f"--output={tmp_path / 'absent' / 'out.txt'}", "--step=77"  # seen before the model is looked for
+        ],
+        "in.txt is the file of --input, which would be lost": [*given, f"--output={folder / 'in.txt'}"],
         "--output goes with --input": [here, f"--output={tmp_path / 'out.txt'}"],
         "empty.txt is empty: give a file": [here, f"--input={folder / 'empty.txt'}"],
         "latin.txt is not UTF-8 (byte 2)": [here, f"--input={folder / 'latin.txt'}"],
@@ -120,7 +134,8 @@ def test_mistakes_are_one_line_and_nothing_is_written(scripts, paired, made, fol
         "--count=5 exceeds --beams=4": [*given, "--count=5"],
         "is no encoder with a decoder, so it has no source": [f"--workdir={made.workdir}", given[1]],
         "--workdir is missing": given[1:],
-        "last=4 checkpoints cannot be averaged": [*given, "--average=4"],
+        "average=4: ": [*given, "--average=4"],
+        "--beams=1001": [*given, "--beams=1001"],
         "length_penalty=nan: it must be a number": [*given, "--length_penalty=nan"],
     }  # fmt: skip
     for said, process in zip(mistakes, scripts([[TRANSLATE, *each] for each in mistakes.values()]), strict=True):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 
 import numpy as np
 import pytest
@@ -56,9 +57,9 @@ def test_outputs_come_in_the_order_of_their_sources_whatever_is_searched_togethe
         assert [output.text for output in row] == [letters, letters[1:]]  # and not the third, whose score is -inf
         values = [(-length - rank, 2 * (length + rank)) for rank in (0, 1)]
         assert [(output.score, output.nats) for output in row] == values
-    # Few programs are compiled: for six sources of up to 32 tokens, and for three of up to 64.
-    assert {len(call["source"]) for call in asked} <= {1, size}
-    assert len(asked) == sum(-(-count // size) for count in (6, 3))
+    # Two programs are compiled, for six sources of up to 32 tokens and for three of up to 64, without rows for nothing.
+    shapes = [min(size, count) for count in (6, 3) for _ in range(-(-count // size))]
+    assert [len(call["source"]) for call in asked] == [len(call["prompt"]) for call in asked] == shapes
 
 
 def test_how_long_an_output_may_become_is_a_matter_of_its_source_alone(trained, asked):
@@ -97,8 +98,22 @@ def test_nothing_is_translated_without_a_source_or_a_first_token(trained):
     with pytest.raises(ValueError, match="names no decoder_start_token_id"):
         translation.translate(dataclasses.replace(trained, start=None), [[1]], translation.Search())
     assert translation.translate(trained, [], translation.Search()) == []
+    with pytest.raises(ValueError, match="ratio=-1: it must be a positive number"):
+        translation.check(trained, translation.Search(ratio=-1))
     with pytest.raises(ValueError, match="--count=3 exceeds --beams=2: raise the latter"):
         translation.Search(beams=2, count=3).check()
+
+
+@pytest.mark.parametrize("number", [math.nan, -math.inf])
+def test_a_model_out_of_its_range_gives_no_empty_translations(trained, monkeypatch, number):
+    def search(model, params, prompt, *, source, length, count, **options):
+        scored = np.full((len(source), count), [[-1.0]] * (len(source) - 1) + [[number]])
+        tokens = np.zeros((len(source), count, length), np.int32)
+        return Hypotheses(tokens, tokens[..., 0], scored, scored)
+
+    monkeypatch.setattr(decoding, "beam_search", search)
+    with pytest.raises(ValueError, match="step 3 gives scores that are not finite"):
+        translation.translate(trained, [[0, 1], [1, 0]], translation.Search())
 
 
 def test_texts_become_sources_and_are_refused_by_name(trained):
@@ -109,6 +124,8 @@ def test_texts_become_sources_and_are_refused_by_name(trained):
     for text in ("", " \t"):
         with pytest.raises(ValueError, match="line 7 is empty: take it out, or give it some text"):
             translation.sources_of(trained, [*named, ("line 7", text)], truncate=True)
+    with pytest.raises(ValueError, match=r"^line 7: text\[1\] is 'H'"):
+        translation.sources_of(trained, [*named, ("line 7", "aHb")])
     long = ("line 8", "ad" * 21)
     with pytest.raises(ValueError, match="line 8 has 43 tokens with its end, and step 3 reads at most 41: shorten it"):
         translation.sources_of(trained, [*named, long])
@@ -124,6 +141,18 @@ def test_validation_pairs_are_those_that_were_held_out(trained, paired):
     assert set(texts) <= set(paired.text.split()) and [text[::-1] for text in texts] == targets
 
 
+def test_references_that_are_not_the_whole_truth_are_said_to_be_so(trained, monkeypatch):
+    def said(cut, left_out):
+        counts = {"cut": cut, "left_out": left_out}
+        return translation.reservations(trained, types.SimpleNamespace(counts={"validation": counts}))
+
+    assert said(0, 0) == ""
+    assert said(1200, 3) == "of the references 1,200 are cut, 3 more are left out: --pairs measures on whole ones"
+    assert said(0, 3) == "of the references 3 more are left out: --pairs measures on whole ones"
+    monkeypatch.setattr(trained.tokenizer, "kind", "wordpiece", raising=False)
+    assert said(0, 0) == "of the references all are as the tokenizer spells them: --pairs measures on whole ones"
+
+
 def output(text):
     return [translation.Output(text, 0.0, 0.0)]
 
@@ -134,6 +163,8 @@ def test_tasks_are_right_or_wrong_and_translations_are_scored():
     exact = translation.measure(outputs, references, "task:copy:1-9", "13a")
     assert exact == {"exact": pytest.approx(1 / 3), "sequences": 3}
     assert translation.spoken(exact) == "33.33% of 3 sequences right"
+    noted = translation.spoken(exact | {"note": "half of it"})
+    assert noted == "33.33% of 3 sequences right\nnote: half of it"
     measured = translation.measure(outputs, references, "a,b", "none")
     texts = [references[0], "one two three five", ""]
     assert measured["bleu"] == scores.bleu(texts, references, "none").value

@@ -71,6 +71,18 @@ def test_writing_ends_at_the_end_token_and_leaves_out_what_no_token_spells(made)
     assert "".join(pieces) == "" and len(pieces) == 2  # one token and the flush, not nine
 
 
+def test_parameters_that_are_not_finite_write_nothing(lettered, monkeypatch):
+    trained = loading.load(lettered.workdir)
+    first, *others = jax.tree.leaves(trained.params)
+    wrong = jax.tree.unflatten(jax.tree.structure(trained.params), [first.at[(-1,) * first.ndim].set(jnp.nan), *others])
+    trained = dataclasses.replace(trained, params=wrong)
+    monkeypatch.setattr(decoding, "stream", lambda *_, **options: pytest.fail("it writes"))
+    with pytest.raises(ValueError, match="step 3 has parameters that are not finite"):
+        writing.write(trained, "one", 9, decoding.Greedy(), jax.random.key(0))
+    with pytest.raises(ValueError, match="the model gives logits that are not finite"):
+        writing._best(trained.tokenizer, jnp.full(15, jnp.nan), 3)
+
+
 def test_the_likeliest_tokens_are_those_of_the_plain_forward_pass(made):
     trained = loading.load(made.workdir)
     ids = [trained.tokenizer.end, *trained.tokenizer.encode("one two")]

@@ -1,6 +1,13 @@
+"""Losses against float64 NumPy; this file also runs itself as a program that has four devices."""
+
 from __future__ import annotations
 
+import functools
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +19,29 @@ from transformer.ops import losses
 BATCH, LENGTH, WIDTH, VOCABULARY = 2, 5, 8, 23
 SETTINGS = {
     "plain": {},
-    "scale": {"scale": 0.3},
-    "softcap": {"softcap": 2.0},
     "smoothing": {"smoothing": 0.1},
     "z_loss": {"z_loss": 0.05},
     "all": {"scale": 0.7, "softcap": 3.0, "smoothing": 0.2, "z_loss": 0.01},
 }
+DIFFERENTIATED = ("hidden", "kernel", "bias", "weights")
+
+# Programs this small take longer to compile than to run.
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def example(dtype=jnp.float32, seed=0):
-    rng = np.random.default_rng(seed)
-    hidden = jnp.asarray(rng.normal(size=(BATCH, LENGTH, WIDTH)), dtype)
-    kernel = jnp.asarray(rng.normal(size=(WIDTH, VOCABULARY)), dtype)
-    bias = jnp.asarray(rng.normal(size=VOCABULARY), dtype)
-    targets = jnp.asarray(rng.integers(0, VOCABULARY, (BATCH, LENGTH)))
-    weights = jnp.asarray(rng.choice([0.0, 0.5, 1.0], (BATCH, LENGTH)), jnp.float32)
+def example(dtype=jnp.float32, shape=(BATCH, LENGTH)):
+    random = np.random.default_rng(0)
+    hidden = jnp.asarray(random.normal(size=(*shape, WIDTH)), dtype)
+    kernel = jnp.asarray(random.normal(size=(WIDTH, VOCABULARY)), dtype)
+    bias = jnp.asarray(random.normal(size=VOCABULARY), dtype)
+    targets = jnp.asarray(random.integers(0, VOCABULARY, shape))
+    weights = jnp.asarray(random.choice([0.0, 0.5, 1.0], shape), jnp.float32)
     return hidden, kernel, bias, targets, weights
 
 
 def by_loops(logits, targets, weights, smoothing=0.0, z_loss=0.0):
-    """Cross-entropy with the smoothed distribution itself, position by position in float64."""
-    total, count, nats = 0.0, 0.0, 0.0
+    """Sum, count, nats and hits with the smoothed distribution itself, position by position in float64."""
+    total, count, nats, hits = 0.0, 0.0, 0.0, 0.0
     logits = np.asarray(logits, np.float64).reshape(-1, logits.shape[-1])
     for row, target, weight in zip(logits, np.ravel(targets), np.ravel(weights), strict=True):
         normaliser = math.log(sum(math.exp(x - row.max()) for x in row)) + row.max()
@@ -41,33 +50,45 @@ def by_loops(logits, targets, weights, smoothing=0.0, z_loss=0.0):
         total += weight * (-(aim * (row - normaliser)).sum() + z_loss * normaliser**2)
         count += weight
         nats += weight * (normaliser - row[target])
-    return total, count, nats
+        hits += weight * (row.argmax() == target)
+    return total, count, nats, hits
 
 
 def whole_logits(hidden, kernel, bias, scale=1.0, softcap=None):
-    hidden, kernel, bias = (x.astype(jnp.float32) for x in (hidden, kernel, bias))
-    logits = scale * hidden @ kernel + bias
-    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+    logits = scale * np.asarray(hidden, np.float64) @ np.asarray(kernel, np.float64) + np.asarray(bias, np.float64)
+    return logits if softcap is None else softcap * np.tanh(logits / softcap)
 
 
-def whole(hidden, kernel, bias, targets, weights, *, smoothing=0.0, z_loss=0.0, **readout):
-    """The loss from all logits at once, with nothing taken from the module under test."""
-    logits = whole_logits(hidden, kernel, bias, **readout)
-    log_probabilities = jax.nn.log_softmax(logits)
-    aim = (1 - smoothing) * jax.nn.one_hot(targets, VOCABULARY) + smoothing / VOCABULARY
-    squared = jnp.square(jax.nn.logsumexp(logits, axis=-1))
-    return jnp.sum(weights * (-jnp.sum(aim * log_probabilities, axis=-1) + z_loss * squared))
+def by_formula(hidden, kernel, bias, targets, weights, *, smoothing=0.0, z_loss=0.0, scale=1.0, softcap=None):
+    """The sums, and the sum's gradients by hidden, kernel, bias and weights, written out in float64."""
+    logits = whole_logits(hidden, kernel, bias, scale, softcap)
+    sums = by_loops(logits, targets, weights, smoothing, z_loss)
+    normaliser = np.log(np.exp(logits).sum(-1, keepdims=True))
+    aim = (1 - smoothing) * np.eye(VOCABULARY)[np.asarray(targets)] + smoothing / VOCABULARY
+    by_weights = (aim * (normaliser - logits)).sum(-1) + z_loss * normaliser[..., 0] ** 2
+    slope = (1 + 2 * z_loss * normaliser) * np.exp(logits - normaliser) - aim
+    slope *= np.asarray(weights, np.float64)[..., None]
+    if softcap is not None:
+        slope *= 1 - (logits / softcap) ** 2
+    flat, slope = np.asarray(hidden, np.float64).reshape(-1, WIDTH), slope.reshape(-1, VOCABULARY)
+    by_hidden = scale * slope @ np.asarray(kernel, np.float64).T
+    gradients = by_hidden.reshape(hidden.shape), scale * flat.T @ slope, slope.sum(0), by_weights
+    return sums, dict(zip(DIFFERENTIATED, gradients, strict=True))
 
 
-def shapes_within(jaxpr):
-    for equation in jaxpr.eqns:
-        for variable in equation.outvars:
-            yield getattr(variable.aval, "shape", ())
-        for parameter in equation.params.values():
-            for inner in parameter if isinstance(parameter, (tuple, list)) else (parameter,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    yield from shapes_within(inner)
+def chunked(targets, **setting):
+    """`((loss, gradients), loss)` of a dictionary of what is differentiated: in training and in evaluation."""
+
+    def function(arrays):
+        arrays = dict(arrays)
+        loss = losses.chunked_cross_entropy(arrays.pop("hidden"), arrays.pop("kernel"), targets, **arrays, **setting)
+        return loss.sum, loss
+
+    def both(arrays):
+        (_, loss), gradients = jax.value_and_grad(function, has_aux=True)(arrays)
+        return (loss, gradients), function(arrays)[1]
+
+    return both
 
 
 # Plain
@@ -76,241 +97,264 @@ def shapes_within(jaxpr):
 @pytest.mark.parametrize("smoothing, z_loss", [(0.0, 0.0), (0.1, 0.0), (0.0, 0.05), (0.3, 0.01)])
 def test_cross_entropy_is_the_formula(smoothing, z_loss):
     hidden, kernel, bias, targets, weights = example()
-    logits = whole_logits(hidden, kernel, bias)
-    actual = losses.cross_entropy(logits, targets, weights, smoothing=smoothing, z_loss=z_loss)
+    logits = jnp.asarray(whole_logits(hidden, kernel, bias), jnp.float32)
+    targets = np.where(np.arange(LENGTH) < 2, np.argmax(logits, axis=-1), targets)  # so that some are the likeliest
+    loss = compiled(functools.partial(losses.cross_entropy, smoothing=smoothing, z_loss=z_loss))
+    actual = loss(logits, targets, weights)
     np.testing.assert_allclose(actual, by_loops(logits, targets, weights, smoothing, z_loss), rtol=1e-5)
+    assert 0 < actual.hits < actual.count
     assert all(part.dtype == jnp.float32 and part.shape == () for part in actual)
 
 
 def test_without_weights_every_position_counts_once():
     hidden, kernel, bias, targets, _ = example()
-    logits = whole_logits(hidden, kernel, bias)
-    actual = losses.cross_entropy(logits, targets)
+    logits = jnp.asarray(whole_logits(hidden, kernel, bias), jnp.float32)
+    actual = compiled(losses.cross_entropy)(logits, targets)
     np.testing.assert_allclose(actual, by_loops(logits, targets, np.ones(targets.shape)), rtol=1e-5)
-    assert actual.count == BATCH * LENGTH
 
 
 def test_uniform_logits_cost_the_logarithm_of_the_vocabulary():
-    actual = losses.cross_entropy(jnp.full((3, 50), 7.0), jnp.asarray([0, 20, 49]))
+    actual = compiled(losses.cross_entropy)(jnp.full((3, 50), 7.0), jnp.asarray([0, 20, 49]))
     np.testing.assert_allclose(actual.nats / actual.count, math.log(50), rtol=1e-6)
 
 
 def test_nats_are_free_of_smoothing_and_z_loss():
     hidden, kernel, bias, targets, weights = example()
-    logits = whole_logits(hidden, kernel, bias)
-    plain = losses.cross_entropy(logits, targets, weights)
-    trained = losses.cross_entropy(logits, targets, weights, smoothing=0.2, z_loss=0.1)
+    logits = jnp.asarray(whole_logits(hidden, kernel, bias), jnp.float32)
+
+    @compiled
+    def both(logits):
+        trained = losses.cross_entropy(logits, targets, weights, smoothing=0.2, z_loss=0.1)
+        return losses.cross_entropy(logits, targets, weights), trained
+
+    plain, trained = both(logits)
     assert plain.sum == plain.nats == trained.nats
     assert trained.sum > plain.sum * 1.01
 
 
-def test_the_gradient_is_softmax_minus_target():
-    hidden, kernel, bias, targets, weights = example()
-    logits = whole_logits(hidden, kernel, bias)
-    actual = jax.grad(lambda x: losses.cross_entropy(x, targets, weights).sum)(logits)
-    exponentials = np.exp(np.asarray(logits, np.float64))
-    expected = exponentials / exponentials.sum(-1, keepdims=True) - np.eye(VOCABULARY)[np.asarray(targets)]
-    np.testing.assert_allclose(actual, expected * np.asarray(weights)[..., None], atol=1e-6)
+@pytest.mark.parametrize("name", ["plain", "smoothing", "z_loss"])
+def test_the_gradients_by_logits_and_weights_are_the_formula(name):
+    hidden, _, _, targets, weights = example()
+    identity = jnp.eye(VOCABULARY)[:WIDTH]  # makes logits of what is hidden
+    padded = jnp.pad(hidden, ((0, 0), (0, 0), (0, VOCABULARY - WIDTH)))
+    _, expected = by_formula(hidden, identity, np.zeros(VOCABULARY), targets, weights, **SETTINGS[name])
+    loss = functools.partial(losses.cross_entropy, targets=targets, **SETTINGS[name])
+    gradient = jax.grad(lambda logits, weights: loss(logits, weights=weights).sum, argnums=(0, 1))
+    by_logits, by_weights = compiled(gradient)(padded, weights)
+    np.testing.assert_allclose(by_logits[..., :WIDTH], expected["hidden"], atol=1e-6)
+    np.testing.assert_allclose(by_logits.sum((0, 1)), expected["bias"], atol=1e-5)
+    np.testing.assert_allclose(by_weights, expected["weights"], rtol=1e-5)
 
 
 def test_smoothing_is_least_at_the_smoothed_distribution():
     smoothing, target = 0.2, 3
     aim = np.full(10, smoothing / 10)
     aim[target] += 1 - smoothing
-    slope = jax.grad(lambda x: losses.cross_entropy(x, jnp.asarray(target), smoothing=smoothing).sum)
+    slope = compiled(jax.grad(lambda x: losses.cross_entropy(x, jnp.asarray(target), smoothing=smoothing).sum))
     np.testing.assert_allclose(slope(jnp.log(jnp.asarray(aim))), 0.0, atol=1e-6)
 
 
 def test_bfloat16_logits_are_summed_in_float32():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 1000)), jnp.bfloat16)
     targets = jnp.asarray([1, 2, 3, 999])
-    actual = losses.cross_entropy(logits, targets)
+    actual = compiled(losses.cross_entropy)(logits, targets)
     np.testing.assert_allclose(actual, by_loops(logits, targets, np.ones(4)), rtol=1e-5)
 
 
 def test_huge_logits_stay_finite():
     logits = jnp.asarray([[1e4, -1e4, 0.0], [-3e4, -3e4, -3e4]])
-    actual = losses.cross_entropy(logits, jnp.asarray([1, 2]))
+    actual = compiled(losses.cross_entropy)(logits, jnp.asarray([1, 2]))
     np.testing.assert_allclose(actual.sum, 2e4 + math.log(3), rtol=1e-6)
 
 
 # Chunked
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 22, 23, 100])
-def test_chunks_of_any_size_have_the_value_and_gradients_of_the_whole(chunk):
-    check_against_whole(SETTINGS["all"], chunk)
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_every_setting_has_the_value_and_gradients_of_the_whole(name):
-    check_against_whole(SETTINGS[name], chunk=8)
-    if name != "plain":
-        hidden, kernel, bias, targets, weights = example()
-        switched_off = losses.chunked_cross_entropy(hidden, kernel, targets, weights, bias=bias, chunk=8).sum
-        assert abs(switched_off - whole(*example(), **SETTINGS[name])) > 0.1
-
-
-def check_against_whole(setting, chunk):
+@pytest.mark.parametrize("name, chunk", [("plain", 5), ("all", 1), ("all", 4), ("all", 100)])  # of 10 positions
+def test_chunks_of_any_size_have_the_values_and_gradients_of_the_formula(name, chunk):
     hidden, kernel, bias, targets, weights = example()
-
-    def chunked(hidden, kernel, bias):
-        return losses.chunked_cross_entropy(hidden, kernel, targets, weights, bias=bias, chunk=chunk, **setting).sum
-
-    def reference(hidden, kernel, bias):
-        return whole(hidden, kernel, bias, targets, weights, **setting)
-
-    value, gradients = jax.jit(jax.value_and_grad(chunked, argnums=(0, 1, 2)))(hidden, kernel, bias)
-    expected, expected_gradients = jax.value_and_grad(reference, argnums=(0, 1, 2))(hidden, kernel, bias)
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
-        assert jnp.abs(wanted).max() > 0.1
-        np.testing.assert_allclose(gradient, wanted, atol=2e-5)  # sums of 23 float32 products near 1
-
-
-def test_every_sum_of_chunks_matches_the_loops():
-    hidden, kernel, bias, targets, weights = example()
-    setting = {"smoothing": 0.1, "z_loss": 0.05}
-    actual = losses.chunked_cross_entropy(hidden, kernel, targets, weights, bias=bias, chunk=7, **setting)
-    logits = whole_logits(hidden, kernel, bias)
-    np.testing.assert_allclose(actual, by_loops(logits, targets, weights, **setting), rtol=1e-5)
+    targets = np.where(np.arange(LENGTH) < 2, whole_logits(hidden, kernel, bias).argmax(-1), targets)
+    arrays = dict(zip(DIFFERENTIATED, (hidden, kernel, bias, weights), strict=True))
+    (actual, gradients), evaluated = compiled(chunked(targets, chunk=chunk, **SETTINGS[name]))(arrays)
+    expected, wanted = by_formula(hidden, kernel, bias, targets, weights, **SETTINGS[name])
+    assert expected[3] > 0
+    np.testing.assert_allclose([actual, evaluated], [expected, expected], rtol=1e-5)
+    for array, gradient in gradients.items():
+        assert np.abs(wanted[array]).max() > 0.1
+        np.testing.assert_allclose(gradient, wanted[array], atol=2e-5)  # sums of 23 float32 products near 1
+    for switched_off in SETTINGS[name]:
+        others = {option: value for option, value in SETTINGS[name].items() if option != switched_off}
+        assert abs(by_formula(hidden, kernel, bias, targets, weights, **others)[0][0] - expected[0]) > 0.1
 
 
-def test_gradients_flow_through_nats_too():
+def test_gradients_are_multiplied_by_what_the_sum_is_multiplied_by_and_count_is_the_weights():
     hidden, kernel, _, targets, weights = example()
-    actual = jax.grad(lambda k: losses.chunked_cross_entropy(hidden, k, targets, weights, chunk=7, z_loss=1.0).nats)(
-        kernel
-    )
-    expected = jax.grad(lambda k: whole(hidden, k, jnp.zeros(VOCABULARY), targets, weights))(kernel)
-    np.testing.assert_allclose(actual, expected, atol=2e-5)
+
+    def mean(kernel, weights):
+        loss = losses.chunked_cross_entropy(hidden, kernel, targets, weights, chunk=4)
+        return loss.sum / loss.count + loss.nats + loss.hits  # values only, so without a gradient
+
+    by_kernel, by_weights = compiled(jax.grad(mean, argnums=(0, 1)))(kernel, weights)
+    (total, count, *_), wanted = by_formula(hidden, kernel, np.zeros(VOCABULARY), targets, weights)
+    np.testing.assert_allclose(by_kernel, wanted["kernel"] / count, atol=1e-6)
+    np.testing.assert_allclose(by_weights, wanted["weights"] / count - total / count**2, atol=1e-5)
 
 
 def test_without_bias_or_weights():
     hidden, kernel, bias, targets, weights = example()
-    actual = losses.chunked_cross_entropy(hidden, kernel, targets, chunk=7)
-    expected = whole(hidden, kernel, jnp.zeros_like(bias), targets, jnp.ones_like(weights))
-    np.testing.assert_allclose(actual.sum, expected, rtol=1e-5)
+    (actual, gradients), _ = compiled(chunked(targets, chunk=7))({"hidden": hidden, "kernel": kernel})
+    expected, wanted = by_formula(hidden, kernel, np.zeros_like(bias), targets, np.ones_like(weights))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradients["kernel"], wanted["kernel"], atol=2e-5)
     assert actual.count == BATCH * LENGTH
 
 
 def test_bfloat16_in_gives_bfloat16_gradients_near_the_exact_ones():
     hidden, kernel, bias, targets, weights = example(jnp.bfloat16)
-
-    def chunked(hidden, kernel, bias):
-        return losses.chunked_cross_entropy(hidden, kernel, targets, weights, bias=bias, chunk=5, softcap=3.0).sum
-
-    value, gradients = jax.jit(jax.value_and_grad(chunked, argnums=(0, 1, 2)))(hidden, kernel, bias)
-    exact = [x.astype(jnp.float32) for x in (hidden, kernel, bias)]
-    expected, wanted = jax.value_and_grad(lambda h, k, b: whole(h, k, b, targets, weights, softcap=3.0), (0, 1, 2))(
-        *exact
-    )
-    np.testing.assert_allclose(value, expected, rtol=1e-5)  # bfloat16 products added in float32 are exact
-    for gradient, reference in zip(gradients, wanted, strict=True):
-        assert gradient.dtype == jnp.bfloat16
+    arrays = dict(zip(DIFFERENTIATED, (hidden, kernel, bias, weights), strict=True))
+    (actual, gradients), _ = jax.jit(chunked(targets, chunk=5, softcap=3.0))(arrays)
+    expected, wanted = by_formula(hidden, kernel, bias, targets, weights, softcap=3.0)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)  # bfloat16 products added in float32 are exact
+    for name in ("hidden", "kernel", "bias"):
+        assert gradients[name].dtype == jnp.bfloat16
         # Two roundings to 8 bits, of the logits' gradients and of the result.
-        np.testing.assert_allclose(
-            gradient.astype(jnp.float32), reference, atol=2**-7 * float(jnp.abs(reference).max())
-        )
+        bound = 2**-7 * np.abs(wanted[name]).max()
+        np.testing.assert_allclose(gradients[name].astype(jnp.float32), wanted[name], atol=bound)
+
+
+def test_gradients_of_many_bfloat16_chunks_are_added_up_in_float32():
+    positions = 1000  # added up in bfloat16, whose spacing is 2 there, sums would stop growing at 256
+    hidden, targets = jnp.ones((positions, 1), jnp.bfloat16), jnp.zeros(positions, jnp.int32)
+    arrays = {"hidden": hidden, "kernel": jnp.zeros((1, 2), jnp.bfloat16), "bias": jnp.zeros(2, jnp.bfloat16)}
+    (_, gradients), _ = compiled(chunked(targets, chunk=1))(arrays)
+    np.testing.assert_array_equal(gradients["kernel"].astype(jnp.float32), [[-500.0, 500.0]])
+    np.testing.assert_array_equal(gradients["bias"].astype(jnp.float32), [-500.0, 500.0])
 
 
 def test_mixed_dtypes_multiply_in_float32():
     hidden, kernel, bias, targets, weights = example()
     hidden = hidden.astype(jnp.bfloat16)
-    actual = losses.chunked_cross_entropy(hidden, kernel, targets, weights, bias=bias, chunk=5).sum
-    np.testing.assert_allclose(actual, whole(hidden, kernel, bias, targets, weights), rtol=1e-5)
+    actual = compiled(functools.partial(losses.chunked_cross_entropy, chunk=5))(
+        hidden, kernel, targets, weights, bias=bias
+    )
+    np.testing.assert_allclose(actual, by_formula(hidden, kernel, bias, targets, weights)[0], rtol=1e-5)
 
 
 def test_tokens_ruled_out_by_the_bias_have_no_probability():
     hidden, kernel, bias, targets, weights = example()
-    allowed = jnp.arange(VOCABULARY) >= 10  # with chunks of 5 the first two are ruled out whole
-    targets = jnp.maximum(targets, 10)
-
-    def loss(kernel):
-        ruled = jnp.where(allowed, bias, -jnp.inf)
-        return losses.chunked_cross_entropy(hidden, kernel, targets, weights, bias=ruled, chunk=5).sum
-
-    value, gradient = jax.value_and_grad(loss)(kernel)
+    targets = np.where(weights == 0, 0, np.maximum(targets, 10))  # what does not count may be ruled out
+    ruled = np.where(np.arange(VOCABULARY) >= 10, bias, -np.inf)
+    arrays = {"hidden": hidden, "kernel": kernel, "weights": weights, "bias": ruled}
+    (actual, gradients), _ = compiled(chunked(targets, chunk=5))(arrays)
     logits = whole_logits(hidden, kernel, bias)[..., 10:]
-    np.testing.assert_allclose(value, by_loops(logits, targets - 10, weights)[0], rtol=1e-5)
-    assert np.isfinite(gradient).all()
-    assert (gradient[:, :10] == 0).all() and (gradient[:, 10:] != 0).any()
+    np.testing.assert_allclose(actual, by_loops(logits, np.maximum(targets - 10, 0), weights), rtol=1e-5)
+    assert all(np.isfinite(gradient).all() for gradient in gradients.values())
+    assert (gradients["kernel"][:, :10] == 0).all() and (gradients["kernel"][:, 10:] != 0).any()
 
 
 def test_the_logits_of_all_positions_and_tokens_never_exist_at_once():
-    positions, width, vocabulary, chunk = 96, 4, 1000, 64
+    positions, width, vocabulary = 96, 4, 1000
     hidden, kernel = jnp.ones((positions, width)), jnp.ones((width, vocabulary))
     targets = jnp.zeros(positions, jnp.int32)
 
-    def chunked(hidden, kernel):
-        return losses.chunked_cross_entropy(hidden, kernel, targets, chunk=chunk, smoothing=0.1, z_loss=0.1).sum
+    def program(chunk):
+        def loss(hidden, kernel):
+            if not chunk:
+                return losses.cross_entropy(hidden @ kernel, targets, smoothing=0.1, z_loss=0.1).sum
+            return losses.chunked_cross_entropy(hidden, kernel, targets, chunk=chunk, smoothing=0.1, z_loss=0.1).sum
 
-    def plain(hidden, kernel):
-        return losses.cross_entropy(hidden @ kernel, targets, smoothing=0.1, z_loss=0.1).sum
+        done = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(hidden, kernel).compile()
+        return done.memory_analysis().temp_size_in_bytes / (4 * positions * vocabulary), done.as_text()
 
-    largest, scratch = {}, {}
-    for function in (chunked, plain):
-        step = jax.value_and_grad(function, argnums=(0, 1))
-        largest[function] = max(math.prod(shape) for shape in shapes_within(jax.make_jaxpr(step)(hidden, kernel).jaxpr))
-        scratch[function] = jax.jit(step).lower(hidden, kernel).compile().memory_analysis().temp_size_in_bytes
-    logits = positions * vocabulary
-    assert largest[plain] == logits and scratch[plain] >= 4 * logits
-    assert largest[chunked] == positions * chunk
-    assert scratch[chunked] < 4 * logits / 2
+    scratch, text = program(chunk=0)
+    assert scratch >= 1 and f"f32[{positions},{vocabulary}]" in text
+    for chunk, bodies in ((16, 1), (20, 2)):  # the second does not divide 96: the last 16 are a program of their own
+        scratch, text = program(chunk)
+        assert scratch < 0.8 and f"[{positions},{vocabulary}]" not in text
+        assert text.count(" dot(") == 3 * bodies  # no logits are formed again
+        assert f"s32[{chunk},{vocabulary}]" not in text  # nor is the likeliest token sought where nobody asks
+
+
+def program():
+    """Positions sharded over four devices: the same numbers, and only sums travel between devices."""
+    assert jax.device_count() == 4
+    drawn = example(shape=(8, 6))
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    placed = jax.device_put(drawn, (rows, everywhere, everywhere, rows, rows))
+    arrays = dict(zip(DIFFERENTIATED, (*placed[:3], placed[4]), strict=True))
+    expected, wanted = by_formula(*drawn, **SETTINGS["all"])
+    for chunk in (16, 20):  # of 48 positions
+        step = compiled(lambda arrays, targets, c=chunk: chunked(targets, chunk=c, **SETTINGS["all"])(arrays))
+        step = step.lower(arrays, placed[3]).compile()
+        (actual, gradients), evaluated = step(arrays, placed[3])
+        np.testing.assert_allclose([actual, evaluated], [expected, expected], rtol=1e-5)
+        for name, gradient in gradients.items():
+            np.testing.assert_allclose(gradient, wanted[name], atol=5e-5)  # sums of 48 float32 products near 1
+        if chunk == 16:
+            text = step.as_text()
+            assert "all-reduce" in text
+            assert not any(moved in text for moved in ("all-gather", "all-to-all", "collective-permute"))
+
+
+def test_positions_sharded_over_four_devices_stay_there():
+    root = str(Path(losses.__file__).parents[2])
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PJRT_NPROC": "16", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | devices | {"PYTHONPATH": root}
+    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # What both do with targets and arguments
 
 
-def run_plain(targets, weights=None, **setting):
-    hidden, kernel, bias, _, _ = example()
-    return lambda hidden: losses.cross_entropy(whole_logits(hidden, kernel, bias), targets, weights, **setting), hidden
+def plain_loss(hidden, targets, weights=None, **setting):
+    _, kernel, bias, _, _ = example()
+    return losses.cross_entropy(hidden @ kernel + bias, targets, weights, **setting)
 
 
-def run_chunked(targets, weights=None, **setting):
-    hidden, kernel, bias, _, _ = example()
-    return (
-        lambda hidden: losses.chunked_cross_entropy(hidden, kernel, targets, weights, bias=bias, chunk=6, **setting),
-        hidden,
-    )
+def chunked_loss(hidden, targets, weights=None, **setting):
+    _, kernel, bias, _, _ = example()
+    return losses.chunked_cross_entropy(hidden, kernel, targets, weights, bias=bias, chunk=5, **setting)
 
 
-BOTH = pytest.mark.parametrize("run", [run_plain, run_chunked])
+BOTH = pytest.mark.parametrize("loss", [plain_loss, chunked_loss])
 
 
 @BOTH
-@pytest.mark.parametrize("outside", [-100, VOCABULARY])
-def test_positions_of_no_weight_may_have_any_target(run, outside):
-    targets, weights = example()[3], jnp.ones((BATCH, LENGTH)).at[0, 2].set(0.0)
-    setting = {"smoothing": 0.1, "z_loss": 0.1}
-    function, hidden = run(targets.at[0, 2].set(outside), weights, **setting)
-    reference, _ = run(targets, weights, **setting)
-    np.testing.assert_array_equal(function(hidden), reference(hidden))
-    gradient = jax.grad(lambda x: function(x).sum)(hidden)
-    np.testing.assert_array_equal(gradient, jax.grad(lambda x: reference(x).sum)(hidden))
-    assert (gradient[0, 2] == 0).all() and np.isfinite(gradient).all()
+def test_positions_of_no_weight_may_have_any_target(loss):
+    hidden, _, _, targets, _ = example()
+    weights = jnp.ones((BATCH, LENGTH)).at[0, 2].set(0.0)
+
+    @compiled
+    @functools.partial(jax.value_and_grad, argnums=(0, 2), has_aux=True)
+    def run(hidden, targets, weights):
+        out = loss(hidden, targets, weights, smoothing=0.1, z_loss=0.1)
+        return out.sum, out
+
+    expected = run(hidden, targets, weights)
+    for outside in (-100, VOCABULARY):
+        actual = run(hidden, targets.at[0, 2].set(outside), weights)
+        jax.tree.map(np.testing.assert_array_equal, actual[0], expected[0])
+        (by_hidden, by_weights), (wanted, _) = actual[1], expected[1]
+        np.testing.assert_array_equal(by_hidden, wanted)
+        assert (by_hidden[0, 2] == 0).all() and by_weights[0, 2] == 0
+        assert np.isfinite(by_hidden).all() and np.isfinite(by_weights).all()
 
 
 @BOTH
-@pytest.mark.parametrize("outside", [-1, VOCABULARY])
-def test_an_impossible_target_that_counts_is_nan(run, outside):
-    function, hidden = run(example()[3].at[1, 1].set(outside))
-    loss = jax.jit(function)(hidden)
-    assert np.isnan(loss.sum) and np.isnan(loss.nats) and loss.count == BATCH * LENGTH
-
-
-@BOTH
-def test_no_weight_at_all_is_zero_not_nan(run):
-    function, hidden = run(example()[3], jnp.zeros((BATCH, LENGTH)))
-    np.testing.assert_array_equal(function(hidden), [0, 0, 0])
-
-
-@BOTH
-def test_losses_add_up_over_parts_of_a_batch(run):
-    targets, weights = example()[3:]
-    whole_loss = run(targets, weights)[0](example()[0])
+def test_sums_of_impossible_targets_of_none_and_of_parts(loss):
+    hidden, _, _, targets, weights = example()
+    run = compiled(loss)
+    for outside in (-1, VOCABULARY):
+        counted = jnp.ones((BATCH, LENGTH))
+        impossible = run(hidden, targets.at[1, 1].set(outside), counted)
+        assert np.isnan(impossible.sum) and np.isnan(impossible.nats) and impossible.count == BATCH * LENGTH
+    np.testing.assert_array_equal(run(hidden, targets, jnp.zeros((BATCH, LENGTH))), [0, 0, 0, 0])
     rows = [weights * (jnp.arange(BATCH)[:, None] == row) for row in range(BATCH)]
-    parts = [run(targets, row)[0](example()[0]) for row in rows]
-    np.testing.assert_allclose(jax.tree.map(lambda *x: sum(x), *parts), whole_loss, rtol=1e-5)
+    parts = [run(hidden, targets, row) for row in rows]
+    np.testing.assert_allclose(np.sum(parts, axis=0), run(hidden, targets, weights), rtol=1e-5)
 
 
 @BOTH
@@ -325,10 +369,10 @@ def test_losses_add_up_over_parts_of_a_batch(run):
         ({"z_loss": -1.0}, "z_loss=-1.0"),
     ],
 )
-def test_arguments_that_cannot_work_are_refused(run, changed, named):
-    function, hidden = run(**({"targets": example()[3]} | changed))
+def test_arguments_that_cannot_work_are_refused(loss, changed, named):
+    hidden, _, _, targets, _ = example()
     with pytest.raises(ValueError, match=named):
-        function(hidden)
+        loss(hidden, **({"targets": targets} | changed))
 
 
 @pytest.mark.parametrize(
@@ -346,3 +390,7 @@ def test_readouts_that_cannot_work_are_refused(changed, named):
     arguments = {"hidden": hidden, "kernel": kernel, "targets": targets, "bias": bias, "chunk": 4} | changed
     with pytest.raises(ValueError, match=named):
         losses.chunked_cross_entropy(**arguments)
+
+
+if __name__ == "__main__":
+    program()

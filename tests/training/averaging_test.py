@@ -114,7 +114,9 @@ def test_damaged_ones_are_left_out_with_a_warning(tmp_path, caplog):
     assert (restored.step, restored.recipe) == (4, {"of": 4})
     check_mean(restored, [trees[4], trees[2], trees[1]])
     assert all(f"checkpoint {step} in" in caplog.text for step in (5, 3)) and "checkpoint 4" not in caplog.text
-    with pytest.raises(ValueError, match=r"last=4 .* has 3 intact up to step 4, \[1, 2, 4\]; training\.keep says"):
+    with pytest.raises(
+        ValueError, match=r"average=4: .* has only 3 intact checkpoints up to step 4, \[1, 2, 4\]; training\.keep"
+    ):
         average_checkpoints(tmp_path, 4)
     with pytest.raises(ValueError, match=r"checkpoint 5 .* is damaged .* choose another step"):
         average_checkpoints(tmp_path, 2, step=5)
@@ -122,15 +124,17 @@ def test_damaged_ones_are_left_out_with_a_warning(tmp_path, caplog):
 
 def test_too_few_are_counted(tmp_path):
     save(tmp_path, {step: params(step) for step in (3, 6, 9)})
-    with pytest.raises(ValueError, match=r"last=3 .* has 2 intact up to step 6, \[3, 6\]; training\.keep"):
+    with pytest.raises(
+        ValueError, match=r"average=3: .* has only 2 intact checkpoints up to step 6, \[3, 6\]; training\.keep"
+    ):
         average_checkpoints(tmp_path, 3, step=6)
     with pytest.raises(ValueError, match=r"step=7 is not in .* choose one of"):
         average_checkpoints(tmp_path, 1, step=7)
     with pytest.raises(ValueError, match="holds no checkpoints"):
         average_checkpoints(tmp_path / "nothing", 1)
-    for last in (0, -1, 1.5, None):
-        with pytest.raises(ValueError, match=f"last={last} must be the number"):
-            average_checkpoints(tmp_path, last)
+    for average in (0, -1, 1.5, None):
+        with pytest.raises(ValueError, match=f"average={average} must be the number"):
+            average_checkpoints(tmp_path, average)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 import functools
 import json
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.training import optimizers, parallel, state, step
+from transformer.training import integrity, optimizers, parallel, state, step
 from transformer.training.checkpoints import FOLDER, Checkpoints, load_params
 from transformer.training.config import Optimizer
 
@@ -53,6 +54,35 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path, name, dtype):
     assert restored.recipe == RECIPE and restored.step == 3
     record = json.loads((tmp_path / FOLDER / "3" / "record" / "metadata").read_text())
     assert record["step"] == 3 and record["loss"] is None and "jax" in record["versions"]
+
+
+def test_hashing_delays_nobody_but_whoever_leaves(tmp_path, monkeypatch):
+    asked, allowed, describe = threading.Event(), threading.Event(), integrity.describe
+
+    def slow(arrays):
+        asked.set()
+        assert allowed.wait(20), "save() waits for the hashes"
+        return describe(arrays)
+
+    monkeypatch.setattr(integrity, "describe", slow)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make(), RECIPE)
+        assert asked.wait(20) and not (tmp_path / FOLDER / "3").exists()
+        threading.Timer(0.2, allowed.set).start()
+    assert load_params(tmp_path).step == 3
+
+
+def test_what_goes_wrong_in_the_background_is_raised_by_the_next_call(tmp_path, monkeypatch):
+    def fail(arrays):
+        raise MemoryError("no room to hash")
+
+    with monkeypatch.context() as patch, Checkpoints(tmp_path) as checkpoints:
+        patch.setattr(integrity, "describe", fail)
+        checkpoints.save(make(), RECIPE)
+        with pytest.raises(MemoryError, match="no room to hash"):
+            checkpoints.wait()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == []
 
 
 def test_the_last_ones_and_the_best_are_kept(tmp_path):

@@ -1,7 +1,9 @@
-"""The loop on a linear model with a closed form, and on a real one where only bits are compared."""
+"""The loop on a linear model with a closed form; `resuming_test.py` has it on a real one."""
 
 import functools
+import itertools
 import math
+import threading
 import types
 
 import jax
@@ -10,28 +12,21 @@ import numpy as np
 import optax
 import pytest
 
-from transformer import models
-from transformer.inspection import patterns
 from transformer.training import (
     Checkpoints,
     NonFinite,
-    Optimizer,
     Training,
     Writer,
     create,
     evaluation_step,
     loop,
     metrics,
-    optimizers,
     parallel,
-    prediction,
-    telemetry,
     train_step,
 )
 
 B, D, RATE = 4, 3, 0.05
 RECIPE = {"config": "a recipe"}
-TIMED = ("tokens_per_second",)
 
 
 def squares(params, batch, key):
@@ -144,36 +139,69 @@ def test_the_average_is_evaluated_where_there_is_one(tmp_path, ema):
     assert (ema is None) == bool(np.allclose(evaluated[-1], after.params["w"]))
 
 
-def test_only_training_is_timed(tmp_path, monkeypatch):
-    clock = [0.0]
+class Late:
+    """A metric that `wait` lets go."""
 
-    def spend(seconds, result):
-        clock[0] += seconds
+    def __init__(self, value, wait):
+        self.value, self.wait = value, wait
+
+    def __array__(self, dtype=None, copy=None):
+        self.wait()
+        return np.asarray(self.value)
+
+
+def late(train):
+    """The linear model's steps, where `train(number)` is told of each and returns what waits until it is done."""
+    steps, numbers = compiled(), itertools.count(1)
+
+    def step(state, batch):
+        wait = train(next(numbers))
+        state, values = steps.train(state, batch)
+        return state, {name: Late(value, wait) for name, value in values.items()}
+
+    kept = {name: getattr(steps, name) for name in ("place_state", "place_batch", "host_state")}
+    return types.SimpleNamespace(train=step, **kept)
+
+
+class Clock:
+    """In seconds; the devices take one half for a step, one after the other."""
+
+    def __init__(self, monkeypatch):
+        self.now = self.free = 0.0
+        monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=lambda: self.now))
+        self.steps = late(self.train)
+
+    def train(self, number):
+        end = self.free = max(self.free, self.now) + 0.5
+        return lambda: self.spend(end - self.now)
+
+    def spend(self, seconds, result=None):
+        self.now += max(seconds, 0)
         return result
 
-    monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
-    config = Training(steps=6, log_every=2, evaluate_every=4, checkpoint_every=4)
-    slow = (spend(0.5, batch) for batch in counted())
+
+def test_only_training_is_timed(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch)
+    config = Training(steps=8, log_every=2, evaluate_every=4, checkpoint_every=4)
     rates = lambda tokens_per_second: {"doubled": 2 * tokens_per_second}  # noqa: E731
-    _, seen = run(tmp_path, config, batches=slow, evaluate=lambda _: spend(100.0, {"loss": 1.0}), rates=rates)
-    counts = [count for _, count, _ in by_hand(6)]
-    expected = [np.nan, sum(counts[2:4]), sum(counts[4:6])]  # of one second each; the first line's steps compile
+    evaluate = lambda _: clock.spend(100.0, {"loss": 1.0})  # noqa: E731
+    _, seen = run(tmp_path, config, steps=clock.steps, evaluate=evaluate, rates=rates)
+    counts = [count for _, count, _ in by_hand(8)]
+    expected = [np.nan, *(sum(counts[end - 2 : end]) for end in (4, 6, 8))]  # of one second; the first steps compile
     np.testing.assert_allclose([row["tokens_per_second"] for row in seen], expected, rtol=1e-6)
     np.testing.assert_array_equal([row["doubled"] for row in seen], [2 * row["tokens_per_second"] for row in seen])
 
 
 def test_heads_are_observed_with_the_parameters_and_the_batch_of_the_step_and_not_timed(tmp_path, monkeypatch):
-    clock, observed = [0.0], []
+    clock, observed = Clock(monkeypatch), []
 
     def observe(params, batch):
-        clock[0] += 100.0
+        clock.spend(100.0)
         observed.append((np.array(params["w"]), jax.tree.map(np.array, batch)))
         return {"heads/decoder/0/0/entropy": len(observed) / 8, "heads/decoder/0/1/entropy": math.nan}
 
-    monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
     config = Training(steps=9, log_every=2, evaluate_every=9, checkpoint_every=9, head_metrics_every=3)
-    slow = (clock.__setitem__(0, clock[0] + 1) or batch for batch in counted())
-    _, seen = run(tmp_path, config, batches=slow, observe=observe)
+    _, seen = run(tmp_path, config, steps=clock.steps, observe=observe)
     assert [row["step"] for row in seen] == [2, 3, 4, 6, 8, 9]
     for number, (w, batch) in enumerate(observed, start=1):
         np.testing.assert_allclose(w, by_hand(3 * number)[-1][2], rtol=1e-5)
@@ -181,8 +209,43 @@ def test_heads_are_observed_with_the_parameters_and_the_batch_of_the_step_and_no
     written = {row["step"]: row for row in metrics.read(tmp_path)}
     assert [step for step, row in written.items() if "heads/decoder/0/0/entropy" in row] == [3, 6, 9]
     assert written[6]["heads/decoder/0/0/entropy"] == 0.25 and written[6]["heads/decoder/0/1/entropy"] is None
-    counts = [count for _, count, _ in by_hand(9)]  # one second each
-    assert seen[2]["tokens_per_second"] == pytest.approx(counts[3], rel=1e-6)
+    counts = [count for _, count, _ in by_hand(9)]  # half a second each
+    assert seen[2]["tokens_per_second"] == pytest.approx(counts[3] / 0.5, rel=1e-6)
+
+
+def test_devices_are_given_the_next_steps_before_they_are_done_but_never_many(tmp_path):
+    config = Training(steps=20, log_every=1, evaluate_every=10, checkpoint_every=7)
+    given, read = [threading.Event() for _ in range(21)], []
+
+    def train(number):
+        given[number].set()
+        unread = number - 1 - len(set(read))
+        assert unread <= loop.AHEAD, f"step {number} was given while {unread} others were under way"
+        # The devices are as slow as can be: they only end a step once they have been given all that they may get.
+        until = min(number + loop.AHEAD, *(stop for stop in (7, 10, 14, 20) if stop >= number))
+
+        def wait():
+            assert given[until].wait(20), f"step {until} was not given before the metrics of step {number} were read"
+            read.append(number)
+
+        return wait
+
+    _, seen = run(tmp_path, config, steps=late(train))
+    assert [row["step"] for row in seen] == list(range(1, 21))
+    expected = [loss / count for loss, count, _ in by_hand(20)]
+    np.testing.assert_allclose([row["loss"] for row in seen], expected, rtol=1e-5)
+
+
+def test_a_reader_that_fails_does_so_with_its_own_error_after_the_lines_before_it(tmp_path):
+    def broken(step):
+        if step == 5:
+            raise OSError("the disk is gone")
+        return rows(step)
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(tmp_path, Training(steps=9, log_every=1, evaluate_every=9, checkpoint_every=3), batches=counted(broken))
+    assert [row["step"] for row in metrics.read(tmp_path)] == [1, 2, 3, 4, 5] and saved(tmp_path) == [3]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("metrics")]
 
 
 def test_heads_that_nothing_observes_are_refused(tmp_path):
@@ -216,63 +279,6 @@ def test_nothing_is_left_to_do_at_the_last_step(tmp_path):
     after, seen = run(tmp_path, Training(steps=5), state=state, batches=counted(start=5, stop=5))
     assert seen == [] and int(after.step) == 5
     np.testing.assert_array_equal(after.params["w"], np.ones(D))
-
-
-STACK = models.Stack(depth=1, mlp=None, attention=models.Attention(heads=2, dropout=0.3), dropout=0.2)
-CONFIG = Training(
-    steps=8, batch_size=4, accumulation=2, ema=0.9, log_every=3, evaluate_every=4, checkpoint_every=3,
-    head_metrics_every=5,
-    optimizer=Optimizer(learning_rate=0.01, warmup=2, weight_decay=0.1),
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def real():
-    """A real model with dropout: its compiled steps, how its state begins, and its heads' measurement."""
-    model = models.Transformer(models.ModelConfig(vocab=11, width=8, length=6, decoder=STACK))
-    optimizer = optimizers.build(CONFIG.optimizer, CONFIG.steps)
-    step = functools.partial(
-        train_step, loss_fn=prediction(model), optimizer=optimizer, accumulation=CONFIG.accumulation, ema=CONFIG.ema
-    )
-    steps = parallel.build("jit", step, functools.partial(evaluation_step, loss_fn=prediction(model)))
-
-    @jax.jit
-    def start():
-        return create(model.init(jax.random.key(0), jnp.zeros((1, 1), int))["params"], optimizer, CONFIG.ema)
-
-    return steps, start, telemetry.heads(functools.partial(patterns.totals, model, names=telemetry.SCORES), "jit")
-
-
-def tokens(step):
-    drawn = np.random.default_rng(step).integers(0, 11, size=(4, 7)).astype(np.int32)
-    return {"inputs": drawn[:, :-1], "targets": drawn[:, 1:], "weights": np.ones((4, 6), np.float32)}
-
-
-def evaluated(steps, params):
-    sums = steps.evaluate(params, steps.place_batch(tokens(99)))
-    return {"loss": float(sums["nats"] / sums["count"])}
-
-
-def test_a_run_that_was_stopped_and_resumed_is_one_that_was_not_bit_for_bit(tmp_path, real):
-    steps, start, observe = real
-    options = {"steps": steps, "evaluate": functools.partial(evaluated, steps), "observe": observe}
-    whole, _ = run(tmp_path / "whole", CONFIG, state=start(), batches=counted(tokens), **options)
-    clockless = lambda row: {name: value for name, value in row.items() if name not in TIMED}  # noqa: E731
-    expected = [clockless(row) for row in metrics.read(tmp_path / "whole")]
-    assert [row["step"] for row in expected] == [3, 4, 5, 6, 8]
-    heads = {f"heads/decoder/0/{head}/{score}" for head in (0, 1) for score in telemetry.SCORES}
-    assert heads <= expected[2].keys() and not heads & expected[1].keys()
-    for stop in (2, 4, 7):
-        workdir = tmp_path / str(stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(workdir, CONFIG, state=start(), batches=counted(tokens, 0, stop), **options)
-        with Checkpoints(workdir) as checkpoints:
-            restored = checkpoints.restore(jax.eval_shape(start))
-        state = start() if restored is None else restored.state
-        assert int(state.step) == stop // 3 * 3
-        after, _ = run(workdir, CONFIG, state=state, batches=counted(tokens, int(state.step)), **options)
-        assert [clockless(row) for row in metrics.read(workdir)] == expected
-        jax.tree.map(np.testing.assert_array_equal, after, whole)
 
 
 def test_a_loop_that_is_told_to_stop_saves_the_step_it_took(tmp_path):

@@ -126,6 +126,18 @@ def test_an_unknown_kind_is_refused():
         parallel.build("xmap", lambda: 0, lambda: 0)
 
 
+@pytest.mark.parametrize("kind", parallel.KINDS)
+def test_a_copy_on_the_host_outlives_later_steps_and_its_memory_is_used_again(kind):
+    runner = parallel.build(kind, lambda state, batch, axis_name=None: (2 * state, {}), lambda params, batch: {})
+    current = runner.place_state(np.arange(6, dtype=np.float32).reshape(2, 3))
+    first = runner.host_state(current)
+    current, _ = runner.train(current, runner.place_batch({"x": np.zeros((1, 1))}))
+    np.testing.assert_array_equal(first, [[0, 1, 2], [3, 4, 5]])
+    second = runner.host_state(current, first)
+    assert second is first
+    np.testing.assert_array_equal(second, [[0, 2, 4], [6, 8, 10]])
+
+
 def test_every_leaf_of_the_state_has_a_layout():
     assert parallel._partition("params/decoder/blocks/attention/query/kernel") == jax.sharding.PartitionSpec()
 

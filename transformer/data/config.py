@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 SPLITS = ("document", "tail")
 TOKENIZERS = ("bpe", "bytes", "characters")
@@ -16,6 +17,8 @@ OBJECTIVES = {  # the fields that each one reads
     "spans": ("rate", "span"),
     "pairs": (),
 }
+# Of a task's texts: the shortest and the longest, where its path says neither; dates have no length.
+RANGES = {"copy": (1, 16), "reverse": (1, 16), "sort": (1, 16), "addition": (1, 4), "dates": None}
 MISFITS = ("error", "truncate", "drop")
 
 
@@ -132,7 +135,8 @@ class Data:
             return
         _require(self.split == "document", "split", self.split, "pairs are held out by their hash: leave it 'document'")
         fix = "these are the pairs that are trained on: name others, or None to hold a share of them out"
-        _require(pairs.validation != self.path, "pairs.validation", pairs.validation, fix)
+        held = None if pairs.validation is None else self.resolved(pairs.validation)
+        _require(held != self.resolved(self.path), "pairs.validation", pairs.validation, fix)
         paths = (self.path, pairs.validation or "")
         named = any(path.startswith(TFDS) or path.lower().endswith((".tsv", ".jsonl")) for path in paths)
         fix = "only .tsv and .jsonl files and tfds: have names of columns; leave it None"
@@ -140,3 +144,17 @@ class Data:
         generated = any(path.startswith(TASK) for path in paths)
         fix = f"only task: has as many pairs as one likes; leave it at {Pairs.count}"
         _require(generated or pairs.count == Pairs.count, "pairs.count", pairs.count, fix)
+
+    def resolved(self, path: str) -> tuple[str, ...]:
+        """The pairs that a path names, the same for all ways to write it: files, or the parts of another name."""
+        if path.startswith(TASK):
+            name, colon, lengths = path.removeprefix(TASK).partition(":")
+            if not colon and RANGES.get(name):
+                lengths = "{}-{}".format(*RANGES[name])
+            return TASK, name, *(length.lstrip("0") for length in lengths.split("-"))
+        if path.startswith(TFDS):
+            name, at, split = path.removeprefix(TFDS).partition("@")
+            return TFDS, name, split if at else self.tfds.split
+        table = path.lower().endswith((".tsv", ".jsonl")) and os.path.isfile(os.path.expanduser(path))
+        names = [path] if table else [name.strip() for name in path.split(",")]
+        return tuple(os.path.realpath(os.path.expanduser(name)) for name in names)

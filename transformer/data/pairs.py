@@ -154,7 +154,7 @@ def _objects(path: pathlib.Path, config: Data) -> Iterator[Pair]:
         where = f"{path}, line {number},"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (RecursionError, ValueError) as error:
             raise ValueError(f"{where} is not JSON ({error}): mend the line") from None
         if not isinstance(row, dict):
             raise ValueError(f"{where} holds {type(row).__name__}, not an object: write {{...}} with two texts")

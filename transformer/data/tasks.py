@@ -9,6 +9,7 @@ from datetime import date
 
 import numpy as np
 
+from transformer.data.config import RANGES
 from transformer.data.sources import Pair
 
 # Not those of `calendar`, which follow the language of the machine.
@@ -71,8 +72,8 @@ TASKS: dict[str, Callable[[np.random.Generator, int | None], tuple[str, str]]] =
     "addition": addition,
     "dates": dates,
 }
-# The shortest and the longest `length` where none is asked for; dates have no length.
-RANGES = {"copy": (1, 16), "reverse": (1, 16), "sort": (1, 16), "addition": (1, 4), "dates": None}
+_LONGEST = {"addition": 4_000}  # digits: Python reads and writes numbers of 4,300
+_LONGEST_TEXT = 1_000_000
 
 
 def generate(name: str, count: int, shortest: int | None = None, longest: int | None = None) -> Iterator[Pair]:
@@ -99,6 +100,8 @@ def generate(name: str, count: int, shortest: int | None = None, longest: int | 
     elif shortest is None or longest is None or not 1 <= shortest <= longest:
         lowest, highest = RANGES[name]
         raise ValueError(f"lengths {shortest}-{longest} cannot work: give 1 or more first, such as {lowest}-{highest}")
+    elif longest > (most := _LONGEST.get(name, _LONGEST_TEXT)):
+        raise ValueError(f"lengths {shortest}-{longest} cannot work: the task {name!r} has at most {most}")
     else:
         bounds = (shortest, longest)
     return (_pair(name, bounds, index) for index in range(count))

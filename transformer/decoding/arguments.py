@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from transformer.decoding import loop, prompts
+from transformer.decoding.methods import Method
 from transformer.decoding.prompts import Rows
 from transformer.models.config import ModelConfig, Stack
 
@@ -54,6 +57,30 @@ def stop_and_banned(
     if len(np.unique(banned)) == vocab:
         raise ValueError(f"banned holds all {vocab} tokens of the vocabulary: leave one to choose")
     return stop, banned
+
+
+def pad(token: int) -> np.int32:
+    """What fills rows after their stop token: any int32, in the vocabulary or not; else raises ValueError."""
+    if isinstance(token, bool) or not isinstance(token, numbers.Integral) or not -(2**31) <= token < 2**31:
+        raise ValueError(f"pad={token!r} must be a whole number of 32 bits, such as a token's id or -1")
+    return np.int32(token)
+
+
+def choice(vocab: int, method: Method, key, stop, pad: int, banned, penalty: float) -> loop.Choice:
+    """What decides a row's next token besides its logits and the method; arguments as in `generate`.
+
+    Raises:
+      ValueError: if the method needs a key, or an argument is out of range.
+    """
+    if key is None and method.random:
+        raise ValueError(f"{method} draws at random: pass key=jax.random.key(seed), or use Greedy()")
+    key = jax.random.key(0) if key is None else key
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
+        raise ValueError(f"key must be one typed key, such as jax.random.key(0), not {type(key).__name__}")
+    if not penalty > 0:
+        raise ValueError(f"repetition_penalty={penalty}: it must be positive; 1 changes nothing")
+    stop, banned = stop_and_banned(vocab, stop, banned)
+    return loop.Choice(key, stop, np.int32(pad), banned, None if penalty == 1 else np.float32(penalty))
 
 
 def _positions(config: ModelConfig, stack: Stack) -> int | None:

@@ -15,6 +15,9 @@ from transformer.decoding.prompts import Rows
 from transformer.models.config import ModelConfig
 from transformer.models.transformer import Transformer
 
+# Far above what anyone uses; float32 still tells scores of outputs of ten thousand tokens apart.
+MOST = {"length_penalty": 10, "coverage": 1000}
+
 
 def beam_search(
     model: Transformer,
@@ -54,9 +57,9 @@ def beam_search(
     Args:
       length: the most tokens to add.
       beams: hypotheses of each row that go on from step to step. Each has its own rows of the key/value cache.
-      length_penalty: 0 compares log-probabilities, which favours short outputs; higher favours longer ones.
-      coverage: how much it costs to leave source tokens unattended; needs an encoder. The search computes the attention
-        patterns only if it is not 0.
+      length_penalty: 0 compares log-probabilities, which favours short outputs; higher favours longer ones; at most 10.
+      coverage: how much it costs to leave source tokens unattended, at most 1000; needs an encoder. The search computes
+        the attention patterns only if it is not 0.
       count: how many hypotheses of each row to return, at most `beams`.
       ratio: a row's output has at most `max(1, floor(ratio * its real source tokens))` tokens, and `length`; None: only
         `length` counts.
@@ -72,12 +75,12 @@ def beam_search(
 
     Source: Wu et al. 2016 (arXiv:1609.08144), section 7, equation 14.
     """
-    _check(model.config, length, beams, count, length_penalty, coverage, ratio)
+    check(model.config, length, beams, count, length_penalty, coverage, ratio)
     stop, banned = arguments.stop_and_banned(model.config.vocab, stop, banned)
     prepared, slots = arguments.prompt(model.config, prompt, length, lengths, source, source_mask, capacity, prefix)
     search = Search(
         stop=np.unique(stop),
-        pad=np.int32(pad),
+        pad=arguments.pad(pad),
         banned=banned,
         limits=_limits(prepared, length, ratio),
         length_penalty=np.float32(length_penalty),
@@ -89,15 +92,26 @@ def beam_search(
     return Hypotheses(tokens[..., :length], *others)
 
 
-def _check(config: ModelConfig, length: int, beams: int, count: int, length_penalty, coverage, ratio) -> None:
+def check(
+    config: ModelConfig,
+    length: int,
+    beams: int,
+    count: int,
+    length_penalty: float,
+    coverage: float,
+    ratio: float | None,
+) -> None:
+    """Raises ValueError unless these arguments of `beam_search` fit the model and each other."""
     for name, number in (("length", length), ("beams", beams), ("count", count)):
         if isinstance(number, bool) or not isinstance(number, numbers.Integral) or number < 1:
             raise ValueError(f"{name}={number!r}: it must be a whole number, 1 or more")
     if count > beams:
         raise ValueError(f"count={count}: a search with beams={beams} finds that many hypotheses, so ask for no more")
-    for name, weight in (("length_penalty", length_penalty), ("coverage", coverage)):
-        if not (_finite(weight) and weight >= 0):
-            raise ValueError(f"{name}={weight!r}: it must be a number, 0 or more; 0 changes nothing")
+    if beams > (most := (2**31 - 1) // config.vocab):
+        raise ValueError(f"beams={beams}: at most {most} can be ranked over {config.vocab} tokens")
+    for (name, most), weight in zip(MOST.items(), (length_penalty, coverage), strict=True):
+        if not (_finite(weight) and 0 <= weight <= most):
+            raise ValueError(f"{name}={weight!r}: it must be a number from 0 to {most}; 0 changes nothing")
     if coverage and (config.encoder is None or config.decoder is None):
         raise ValueError(f"coverage={coverage}: only a model with an encoder beside its decoder has a source to cover")
     if ratio is None:

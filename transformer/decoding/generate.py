@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from transformer.decoding import arguments, loop
@@ -132,16 +131,4 @@ def _prepare(
 ) -> tuple[loop.Prompt, loop.Choice, int]:  # fmt: skip
     """Everything checked and on its way to the device, and the number of cache slots."""
     prepared, slots = arguments.prompt(config, prompt, length, lengths, source, source_mask, capacity, prefix)
-    return prepared, _choice(config.vocab, method, key, stop, pad, banned, penalty), slots
-
-
-def _choice(vocab: int, method: Method, key, stop, pad: int, banned, penalty: float) -> loop.Choice:
-    if key is None and method.random:
-        raise ValueError(f"{method} draws at random: pass key=jax.random.key(seed), or use Greedy()")
-    key = jax.random.key(0) if key is None else key
-    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
-        raise ValueError(f"key must be one typed key, such as jax.random.key(0), not {type(key).__name__}")
-    if not penalty > 0:
-        raise ValueError(f"repetition_penalty={penalty}: it must be positive; 1 changes nothing")
-    stop, banned = arguments.stop_and_banned(vocab, stop, banned)
-    return loop.Choice(key, stop, np.int32(pad), banned, None if penalty == 1 else np.float32(penalty))
+    return prepared, arguments.choice(config.vocab, method, key, stop, pad, banned, penalty), slots

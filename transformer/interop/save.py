@@ -31,7 +31,8 @@ from transformer.models.transformer import Transformer
 
 SHOWN = 3  # differences that an error lists
 FAR = 99  # differences that a family counts for whose config cannot be written and read back
-TRAINING = ("init", "dtype", "param_dtype", "unroll", "remat")  # fields that change no function
+# Fields that change no function.
+TRAINING = ("init", "dtype", "param_dtype", "unroll", "remat", "attention_implementation")
 
 
 def save(

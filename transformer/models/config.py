@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from transformer.models.checks import check_probability, check_types, one_of, require
+from transformer.ops.attention import IMPLEMENTATIONS
 
 NORMS = ("layer", "rms")
 PLACEMENTS = ("pre", "post", "both")
@@ -215,6 +216,7 @@ class ModelConfig:
     dtype: str = "float32"  # of activations and matrix products; norms, softmax and losses stay in float32
     param_dtype: str = "float32"
     unroll: int = 1  # layers per step of the scan over layers; trades compile time for speed
+    attention_implementation: str = "auto"  # of `ops.attention.IMPLEMENTATIONS`, for whole sequences
     remat: str = "none"  # what the backward pass recomputes: nothing, everything, or all but matrix products
 
     def __post_init__(self):
@@ -225,6 +227,7 @@ class ModelConfig:
         one_of("dtype", self.dtype, DTYPES)
         one_of("param_dtype", self.param_dtype, DTYPES)
         one_of("remat", self.remat, REMATS)
+        one_of("attention_implementation", self.attention_implementation, IMPLEMENTATIONS)
         stacks = {"encoder": self.encoder, "decoder": self.decoder}
         require(any(stacks.values()), "encoder, decoder", None, "give at least one of them a Stack")
         for name, stack in stacks.items():

@@ -12,7 +12,7 @@ from transformer.nn.embedding import Embedding, Unembedding
 from transformer.nn.projection import Projection
 from transformer.nn.stack import Layers
 from transformer.nn.tap import Tap
-from transformer.ops import masks
+from transformer.ops.masks import Mask
 
 
 class Transformer(nn.Module):
@@ -124,7 +124,7 @@ class Transformer(nn.Module):
             if cache is not None and source_mask is not None:
                 cache = cache.replace(cross_mask=source_mask.astype(bool))
         elif cache is not None and cache.cross_mask is not None:
-            memory_mask = masks.padding(cache.cross_mask)
+            memory_mask = Mask(valid=cache.cross_mask)
 
         _check_ids("tokens", tokens, self.config, self.config.decoder, mask, segments, positions, token_types, prefix)
         _check_room(tokens, cache)
@@ -221,10 +221,10 @@ def _check_source(source: jax.Array, cache: Cache | None) -> None:
         raise ValueError(f"source has length {source.shape[1]}, but the cache was made for {cache.cross_key.shape[2]}")
 
 
-def _visible(mask, query_segments, key_segments) -> jax.Array | None:
-    """`[B, 1, T or 1, S]` booleans from a padding mask over keys and segments on both sides."""
+def _visible(mask, query_segments, key_segments) -> Mask | None:
+    """A padding mask over keys and segments on both sides."""
     if (query_segments is None) != (key_segments is None):
         raise ValueError("segments and source_segments come together: give both or neither")
-    padding = None if mask is None else masks.padding(mask)
-    same = None if query_segments is None else masks.segment(query_segments, key_segments)
-    return masks.combine(padding, same)
+    if mask is None and query_segments is None:
+        return None
+    return Mask(valid=mask, query_segments=query_segments, key_segments=key_segments)

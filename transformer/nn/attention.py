@@ -16,6 +16,7 @@ from transformer.nn.norms import Normalize
 from transformer.nn.projection import Projection
 from transformer.nn.tap import Tap
 from transformer.ops import attention as ops
+from transformer.ops.masks import Mask
 
 if TYPE_CHECKING:
     from transformer.models.config import ModelConfig, Stack
@@ -26,12 +27,12 @@ class View:
     """What one attention may see, and how it tells positions apart.
 
     Attributes:
-      mask: booleans that broadcast to `[B, H, T, S]`, True = may attend; None = everything.
+      mask: who may attend to whom, as its parts or as booleans that broadcast to `[B, H, T, S]`; None = everything.
       bias: added to scores; broadcasts to `[B, H, T, S]`.
       rotate: applied to queries and keys, `[B, T, H, K] -> [B, T, H, K]`.
     """
 
-    mask: jax.Array | None = None
+    mask: Mask | jax.Array | None = None
     bias: jax.Array | None = None
     rotate: Callable[[jax.Array], jax.Array] | None = flax.struct.field(pytree_node=False, default=None)
 
@@ -63,7 +64,7 @@ class MultiHeadAttention(nn.Module):
         if cache is not None:
             cache = cache.write(layer, key, value)
             key, value = cache.key[layer], cache.value[layer]
-        return self._attend(x, key, value, view, tap, train), cache
+        return self._attend(x, key, value, view, tap, train, cache is not None), cache
 
     def cross(
         self,
@@ -82,7 +83,7 @@ class MultiHeadAttention(nn.Module):
                 cache = cache.write_source(layer, key, value)
         else:
             key, value = cache.cross_key[layer], cache.cross_value[layer]
-        return self._attend(x, key, value, view, tap, train), cache
+        return self._attend(x, key, value, view, tap, train, cache is not None), cache
 
     def _keys_and_values(self, x: jax.Array, view: View, tap: Tap) -> tuple[jax.Array, jax.Array]:
         key = self.key(x)  # [B, S, G, K]
@@ -92,7 +93,9 @@ class MultiHeadAttention(nn.Module):
             key = view.rotate(key)
         return tap("key", key), tap("value", self.value(x))
 
-    def _attend(self, x: jax.Array, key: jax.Array, value: jax.Array, view: View, tap: Tap, train: bool) -> jax.Array:
+    def _attend(
+        self, x: jax.Array, key: jax.Array, value: jax.Array, view: View, tap: Tap, train: bool, cached: bool
+    ) -> jax.Array:
         attention = self.stack.attention
         query = self.query(x)  # [B, T, H, K]
         if attention.query_key_norm:
@@ -111,6 +114,8 @@ class MultiHeadAttention(nn.Module):
             dropout=attention.dropout,
             dropout_key=self.make_rng("dropout") if drops else None,
             observe=tap if tap.wants("scores") or tap.wants("pattern") else None,
+            # What was chosen is for whole sequences; few kernels take a step with a cache.
+            implementation="auto" if cached else self.config.attention_implementation,
         )
         return tap("output", self._output(tap("mixed", mixed), tap))
 

@@ -7,6 +7,7 @@ for any depth.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import flax.linen as nn
@@ -20,8 +21,8 @@ from transformer.nn.cache import Cache
 from transformer.nn.norms import Normalize
 from transformer.nn.positions import PositionEmbedding, RelativeBias
 from transformer.nn.tap import Tap
-from transformer.ops import masks
 from transformer.ops import positions as ops
+from transformer.ops.masks import Mask
 
 if TYPE_CHECKING:
     from transformer.models.config import ModelConfig, Stack
@@ -54,8 +55,8 @@ class Layers(nn.Module):
         x: jax.Array,
         *,
         memory: jax.Array | None = None,
-        mask: jax.Array | None = None,
-        memory_mask: jax.Array | None = None,
+        mask: Mask | None = None,
+        memory_mask: Mask | None = None,
         prefix: jax.Array | None = None,
         positions: jax.Array | None = None,
         cache: Cache | None = None,
@@ -67,7 +68,7 @@ class Layers(nn.Module):
         Args:
           x: embeddings `[B, T, D]`.
           memory: `[B, S, D]`, what cross-attention reads.
-          mask: booleans that broadcast to `[B, H, T, S]`, besides causality and windows.
+          mask: what hides keys besides causality and windows.
           memory_mask: the same for cross-attention.
           prefix: `[B, T]` booleans, keys that causality does not hide; with a cache, which is empty, of its first T.
           positions: `[B, T]` integers; None counts from 0, or from what the cache holds.
@@ -83,12 +84,17 @@ class Layers(nn.Module):
         if cache is not None:
             slots = cache.length[:, None] + slots
         positions = slots if positions is None else positions
-        keys = (slots, positions) if cache is None else (jnp.arange(cache.capacity)[None],) * 2
+        key_positions = positions if cache is None else jnp.arange(cache.capacity)[None]
 
         x = self._embed(x, positions, tap.under(self.role), train)
         if prefix is not None and cache is not None:
             prefix = jnp.pad(prefix, ((0, 0), (0, cache.capacity - length)))
-        views = self._views(mask, prefix, slots, positions, *keys)
+        mask = mask or Mask()
+        if self.causal:
+            mask = dataclasses.replace(mask, causal=True, prefix=prefix)
+        if cache is not None:
+            mask = dataclasses.replace(mask, offset=cache.length)
+        views = self._views(mask, positions, key_positions)
         x, cache = self._scan(x, memory, views, View(memory_mask), cache, tap, train)
         if self.stack.norm_placement != "post":
             x = Normalize(self.config, self.stack.norm, name="final_norm")(x)
@@ -110,7 +116,7 @@ class Layers(nn.Module):
             x = Normalize(self.config, stack.norm, name="embedding_norm")(x)
         return nn.Dropout(stack.dropout, deterministic=not train)(x)
 
-    def _views(self, mask, prefix, slots, positions, key_slots, key_positions) -> tuple[View, ...]:
+    def _views(self, mask: Mask, positions: jax.Array, key_positions: jax.Array) -> tuple[View, ...]:
         """What each layer of a period may see; the layers differ in their windows alone."""
         kind, heads = self.stack.position.kind, self.stack.attention.heads
         bias = rotate = None
@@ -120,12 +126,8 @@ class Layers(nn.Module):
             bias = order.alibi_bias(heads, positions, key_positions)
         elif kind == "rotary":
             rotate = order.rotation(self.config, self.stack, positions)
-        if self.causal:
-            before = masks.causal(slots, key_slots)
-            mask = masks.combine(mask, before if prefix is None else before | masks.prefix(prefix))
         windows = self.stack.attention.windows or (0,)
-        banded = (masks.window(slots, key_slots, width) if width else None for width in windows)
-        return tuple(View(masks.combine(mask, band), bias, rotate) for band in banded)
+        return tuple(View(dataclasses.replace(mask, window=width), bias, rotate) for width in windows)
 
     def _scan(self, x, memory, views, cross_view, cache, tap, train):
         """Apply the blocks in order, a period of layers at a time, carrying residual, cache and captures."""

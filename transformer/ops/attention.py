@@ -13,7 +13,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from transformer.ops import fused
+from transformer.ops.chunked import chunked_attention
+from transformer.ops.masks import Mask
+
 Observe = Callable[[str, jax.Array], jax.Array]
+
+# explicit: the formulas of this file, scores in memory; chunked: scores a block at a time; the others: kernels.
+IMPLEMENTATIONS = ("auto", "explicit", "chunked", "cudnn", "splash")
+CHUNKED_FROM = 1024 * 1024  # scores of a head
 
 
 def scores(
@@ -88,39 +96,85 @@ def attend(
     key: jax.Array,
     value: jax.Array,
     *,
-    mask: jax.Array | None = None,
+    mask: jax.Array | Mask | None = None,
     bias: jax.Array | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     dropout: float = 0.0,
     dropout_key: jax.Array | None = None,
     observe: Observe | None = None,
+    implementation: str = "auto",
 ) -> jax.Array:
     """Attention from queries, keys and values to mixed values; the one entry that every module calls.
 
     Args:
       query: `[B, T, H, K]`.
       key, value: `[B, S, G, K]`.
-      mask: as in `weights`.
+      mask: as in `weights`, or as its parts, which fast implementations need.
       bias, scale, softcap: as in `scores`.
       dropout: the share of weights set to zero, the rest scaled up; needs `dropout_key`.
       dropout_key: a typed key, or None for no dropout.
       observe: called with `("scores", scores)` and `("pattern", weights)`; what it returns is used in their place.
+      implementation: of `IMPLEMENTATIONS`. `auto` takes the hardware's kernel where that computes exactly this, else
+        `chunked` where scores would be large, else `explicit`, which alone takes everything. Whatever is asked for,
+        observed attention is explicit, for no other forms scores.
 
     Returns:
       `[B, T, H, K]` in value's dtype.
 
     Raises:
-      ValueError: if the shapes do not fit each other.
+      ValueError: if the shapes do not fit each other, or the implementation is unknown or cannot do what is asked.
     """
     _check(query, key, value)
+    mask = Mask() if mask is None else mask
+    drops = dropout_key is not None and dropout > 0
+    explicit = [name for name, asked in (("a bias", bias is not None), ("dropout", drops)) if asked]
+    if isinstance(mask, Mask):
+        parts = mask
+    else:
+        parts, explicit = Mask(), [*explicit, "a mask that is an array"]
+    chosen = _choose(implementation, query, key, parts, softcap, explicit)
+    if observe is None and chosen == "cudnn":
+        return fused.cudnn(query, key, value, mask=parts, scale=scale)
+    if observe is None and chosen == "splash":
+        return fused.splash(query, key, value, mask=parts, scale=scale, softcap=softcap)
+    if observe is None and chosen == "chunked":
+        return chunked_attention(query, key, value, mask=parts, scale=scale, softcap=softcap)[0]
+
     observe = observe or (lambda name, x: x)
+    seen = mask.array(query.shape[1], key.shape[1]) if isinstance(mask, Mask) else mask
     logits = observe("scores", scores(query, key, scale=scale, softcap=softcap, bias=bias))
-    pattern = observe("pattern", weights(logits, mask))
-    if dropout_key is not None and dropout > 0:
+    pattern = observe("pattern", weights(logits, seen))
+    if drops:
         kept = jax.random.bernoulli(dropout_key, 1 - dropout, pattern.shape)
         pattern = jnp.where(kept, pattern / (1 - dropout), 0.0)
     return mix(pattern, value)
+
+
+def _choose(
+    implementation: str, query: jax.Array, key: jax.Array, mask: Mask, softcap: float | None, explicit: list[str]
+) -> str:
+    """The implementation that runs; `explicit` names what only that one can do."""
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation={implementation!r}: choose one of {', '.join(IMPLEMENTATIONS)}")
+    refused = f"it cannot take {' or '.join(explicit)}" if explicit else None
+    reasons = {
+        "explicit": None,
+        "chunked": refused,
+        "cudnn": refused or fused.cudnn_refuses(query, key, mask, softcap),
+        "splash": refused or fused.splash_refuses(query, key, mask, softcap),
+    }
+    if implementation != "auto":
+        if reasons[implementation]:
+            raise ValueError(
+                f"implementation={implementation!r} cannot do this: {reasons[implementation]}; use 'auto' or 'explicit'"
+            )
+        return implementation
+    kernel = {"gpu": "cudnn", "tpu": "splash"}.get(jax.default_backend())
+    if kernel is not None and reasons[kernel] is None:
+        return kernel
+    large = query.shape[1] * key.shape[1] >= CHUNKED_FROM
+    return "chunked" if large and refused is None else "explicit"
 
 
 def _check(query: jax.Array, key: jax.Array, value: jax.Array) -> None:

@@ -12,26 +12,23 @@ Everything is computed in float32.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 
 class Loss(NamedTuple):
-    """Float32 scalars that add up over batches and devices: mean `sum / count`, perplexity `exp(nats / count)`."""
+    """Float32 scalars that add up over batches and devices: mean `sum / count`, perplexity `exp(nats / count)`.
+
+    `nats` and `hits` are values only: their gradients are zero.
+    """
 
     sum: jax.Array  # what is minimised, with smoothing and z-loss
     count: jax.Array  # the sum of the weights
     nats: jax.Array  # -log p(target) alone
-
-
-class _Statistics(NamedTuple):
-    """What a loss needs of each position's logits, `[N]` each."""
-
-    log_normaliser: jax.Array
-    target: jax.Array
-    mean: jax.Array
+    hits: jax.Array  # the weights of the targets that are the likeliest token
 
 
 def cross_entropy(
@@ -56,14 +53,23 @@ def cross_entropy(
       ValueError: if shapes do not fit, targets are not integers, or a coefficient is out of range.
     """
     _check(logits.shape[:-1], targets, weights, smoothing, z_loss)
-    logits = logits.astype(jnp.float32)
-    safe = jnp.clip(targets, 0, logits.shape[-1] - 1)
-    statistics = _Statistics(
-        log_normaliser=jax.nn.logsumexp(logits, axis=-1),
-        target=jnp.take_along_axis(logits, safe[..., None], axis=-1)[..., 0],
-        mean=jnp.mean(logits, axis=-1),
+    logits, vocabulary = logits.astype(jnp.float32), logits.shape[-1]
+    weights = _float_weights(weights, targets.shape)
+    inside = (targets >= 0) & (targets < vocabulary)
+    log_normaliser = jax.nn.logsumexp(logits, axis=-1)
+    target = jnp.take_along_axis(logits, jnp.clip(targets, 0, vocabulary - 1)[..., None], axis=-1)[..., 0]
+    loss = nats = jnp.where(inside, log_normaliser - target, jnp.nan)
+    if smoothing:
+        loss = (1 - smoothing) * nats + smoothing * (log_normaliser - jnp.mean(logits, axis=-1))
+    if z_loss:
+        loss = loss + z_loss * jnp.square(log_normaliser)
+    hits = jnp.where(jnp.argmax(logits, axis=-1) == targets, weights, 0.0)
+    return Loss(
+        sum=_weighted(weights, loss),
+        count=jnp.sum(weights),
+        nats=jax.lax.stop_gradient(_weighted(weights, nats)),
+        hits=jax.lax.stop_gradient(jnp.sum(hits)),
     )
-    return _total(statistics, targets, weights, logits.shape[-1], smoothing, z_loss)
 
 
 def chunked_cross_entropy(
@@ -83,12 +89,14 @@ def chunked_cross_entropy(
 
         logits = scale * hidden @ kernel + bias, then softcap * tanh(logits / softcap)
 
-    Logits are formed for `chunk` tokens of the vocabulary at a time, reduced by an online log-sum-exp (Milakov and
-    Gimelshein 2018, arXiv:1805.02867), and formed again in the backward pass. Memory falls from N * V to N * chunk
-    floats for one more matrix product. Values and gradients are those of the whole, up to rounding.
+    Logits are formed for `chunk` positions at a time. Where a gradient is asked for, it is formed beside them and only
+    multiplied in the backward pass, for `sum` adds up the positions' losses: no product is taken twice, and memory
+    falls from N * V floats to chunk * V, and D * V for the sum of the kernel's gradient. Values and gradients are those
+    of the whole, up to rounding; there is a reverse mode only.
 
-    Matrix products of two bfloat16 arrays multiply in bfloat16 and add in float32; all others run in float32 (float16
-    has too small a range for gradients of logits).
+    Matrix products of two bfloat16 arrays multiply in bfloat16 and add in float32, with the gradient of logits rounded
+    to bfloat16; all others run in float32 (float16 has too small a range for gradients of logits). Gradients are added
+    up in float32.
 
     Args:
       hidden: `[..., D]`.
@@ -97,128 +105,97 @@ def chunked_cross_entropy(
       bias: `[V]`, or None.
       scale: multiplies the products.
       softcap: as in `attention.scores`, after the bias; None leaves the logits.
-      chunk: tokens of the vocabulary at a time; need not divide V.
+      chunk: positions at a time; need not divide their number. Of positions sharded over devices they are all devices'
+        together, and each takes part in every chunk where the number of devices divides it.
 
     Raises:
       ValueError: as `cross_entropy`, and if kernel, bias, softcap or chunk do not fit.
     """
     _check(hidden.shape[:-1], targets, weights, smoothing, z_loss)
     _check_readout(hidden, kernel, bias, softcap, chunk)
-    vocabulary = kernel.shape[1]
-    readout = _Readout(scale, softcap, min(chunk, vocabulary))
-    bias = jnp.zeros(vocabulary, jnp.float32) if bias is None else bias
-    flat = hidden.reshape(-1, hidden.shape[-1])  # [N, D]
-    statistics = _chunked_statistics(readout, flat, kernel, bias, targets.reshape(-1))
-    flat_weights = None if weights is None else weights.reshape(-1)
-    return _total(statistics, targets.reshape(-1), flat_weights, vocabulary, smoothing, z_loss)
-
-
-def _total(
-    statistics: _Statistics,
-    targets: jax.Array,
-    weights: jax.Array | None,
-    vocabulary: int,
-    smoothing: float,
-    z_loss: float,
-) -> Loss:
-    weights = jnp.ones(targets.shape) if weights is None else weights
-    weights = weights.astype(jnp.float32)
-    inside = (targets >= 0) & (targets < vocabulary)
-    nats = jnp.where(inside, statistics.log_normaliser - statistics.target, jnp.nan)
-    loss = nats
-    if smoothing:
-        loss = (1 - smoothing) * nats + smoothing * (statistics.log_normaliser - statistics.mean)
-    if z_loss:
-        loss = loss + z_loss * jnp.square(statistics.log_normaliser)
-    counted = weights != 0  # zero times NaN is NaN
-    return Loss(
-        sum=jnp.sum(jnp.where(counted, weights * loss, 0.0)),
-        count=jnp.sum(weights),
-        nats=jnp.sum(jnp.where(counted, weights * nats, 0.0)),
-    )
+    readout = _Readout(scale, softcap, smoothing, z_loss, chunk)
+    weights = _float_weights(weights, targets.shape).reshape(-1)
+    bias = None if bias is None else bias.astype(jnp.float32)  # so that its gradient is added up in float32
+    # As a table [V, D]: CPUs form its gradient faster so, and a tied table need not be turned round for the loop.
+    return _chunked(readout, hidden.reshape(-1, hidden.shape[-1]), kernel.T, bias, targets.reshape(-1), weights)
 
 
 class _Readout(NamedTuple):
-    """How logits are formed, for one chunk of the vocabulary at a time."""
+    """What does not change from chunk to chunk and is not differentiated."""
 
     scale: float
     softcap: float | None
+    smoothing: float
+    z_loss: float
     chunk: int
 
-    def columns(self, step: jax.Array, vocabulary: int) -> tuple[jax.Array, jax.Array]:
-        """The first column of a chunk, and which of its columns no earlier chunk had.
-
-        The last chunk reaches back so that all are equally wide; a padded copy of the kernel is never made.
-        """
-        start = jnp.minimum(step * self.chunk, vocabulary - self.chunk)
-        return start, start + jnp.arange(self.chunk) >= step * self.chunk
-
-    def logits(self, hidden: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-        """`[N, D]`, `[D, C]` and `[C]` to `[N, C]` in float32."""
-        out = self.scale * _product("ND,DC->NC", hidden, kernel) + bias.astype(jnp.float32)
-        return out if self.softcap is None else self.softcap * jnp.tanh(out / self.softcap)
-
-    def steps(self, vocabulary: int) -> int:
-        return -(-vocabulary // self.chunk)
+    def loss(self, products: jax.Array, bias: jax.Array | None, targets: jax.Array, weights: jax.Array) -> Loss:
+        """From `hidden @ kernel` `[C, V]` of a chunk, in float32."""
+        logits = self.scale * products
+        if bias is not None:
+            logits = logits + bias
+        if self.softcap is not None:
+            logits = self.softcap * jnp.tanh(logits / self.softcap)
+        return cross_entropy(logits, targets, weights, smoothing=self.smoothing, z_loss=self.z_loss)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chunked_statistics(
-    readout: _Readout, hidden: jax.Array, kernel: jax.Array, bias: jax.Array, targets: jax.Array
-) -> _Statistics:
-    vocabulary = kernel.shape[1]
+def _chunked(readout, hidden, table, bias, targets, weights) -> Loss:
+    """`[N, D]`, `[V, D]`, `[V]` or None, `[N]` and `[N]` to the loss, without a gradient."""
 
-    def add_chunk(step, carry):
-        peak, total, target, mean = carry
-        start, fresh = readout.columns(step, vocabulary)
-        kernel_chunk, bias_chunk = _slice(kernel, start, readout.chunk), _slice(bias, start, readout.chunk)
-        logits = readout.logits(hidden, kernel_chunk, bias_chunk)  # [N, C]
-        higher = jnp.maximum(peak, jnp.max(logits, axis=-1))
-        exponentials = jnp.exp(logits - higher[:, None])
-        total = total * jnp.exp(peak - higher) + jnp.sum(exponentials, axis=-1, where=fresh)
-        hit = fresh & (targets[:, None] == start + jnp.arange(readout.chunk))
-        target = target + jnp.sum(logits, axis=-1, where=hit)
-        return higher, total, target, mean + jnp.sum(logits, axis=-1, where=fresh) / vocabulary
+    def one(hidden, targets, weights):
+        return readout.loss(_product("ND,VD->NV", hidden, table), bias, targets, weights), ()
 
-    zeros = jnp.zeros(targets.shape, jnp.float32)
-    # The smallest float, not -inf, whose difference with itself would be NaN where a bias rules a whole chunk out.
-    start = (zeros + jnp.finfo(jnp.float32).min, zeros, zeros, zeros)
-    peak, total, target, mean = jax.lax.fori_loop(0, readout.steps(vocabulary), add_chunk, start)
-    return _Statistics(peak + jnp.log(total), target, mean)
+    return _over_chunks(one, readout.chunk, hidden, targets, weights)[0]
 
 
-def _forward(readout, hidden, kernel, bias, targets):
-    statistics = _chunked_statistics(readout, hidden, kernel, bias, targets)
-    return statistics, (hidden, kernel, bias, targets, statistics.log_normaliser)
+def _forward(readout, hidden, table, bias, targets, weights):
+    def loss_of(products, bias, weights, targets):
+        loss = readout.loss(products, bias, targets, weights)
+        return loss.sum, loss
+
+    def one(hidden, targets, weights):
+        products = _product("ND,VD->NV", hidden, table)
+        slopes, loss = jax.grad(loss_of, argnums=(0, 1, 2), has_aux=True)(products, bias, weights, targets)
+        by_products, by_bias, by_weights = slopes
+        by_products = by_products.astype(_operand(hidden, table))
+        by_hidden = _product("NV,VD->ND", by_products, table).astype(hidden.dtype)
+        by_table = _product("NV,ND->VD", by_products, hidden)
+        return (loss, by_table, by_bias), (by_hidden, by_weights)
+
+    (loss, by_table, by_bias), (by_hidden, by_weights) = _over_chunks(one, readout.chunk, hidden, targets, weights)
+    return loss, (by_hidden, by_table.astype(table.dtype), by_bias, by_weights)
 
 
-def _backward(readout, saved, cotangents):
-    """Gradients of log Z, x[t] and mean x by the logits: softmax, the one-hot target and 1 / V."""
-    hidden, kernel, bias, targets, log_normaliser = saved
-    vocabulary = kernel.shape[1]
-
-    def add_chunk(step, carry):
-        by_hidden, by_kernel, by_bias = carry
-        start, fresh = readout.columns(step, vocabulary)
-        kernel_chunk, bias_chunk = _slice(kernel, start, readout.chunk), _slice(bias, start, readout.chunk)
-        logits = readout.logits(hidden, kernel_chunk, bias_chunk)  # [N, C]
-        hit = targets[:, None] == start + jnp.arange(readout.chunk)
-        slope = cotangents.log_normaliser[:, None] * jnp.exp(logits - log_normaliser[:, None])
-        slope = slope + jnp.where(hit, cotangents.target[:, None], 0.0) + cotangents.mean[:, None] / vocabulary
-        if readout.softcap is not None:
-            slope = slope * (1 - jnp.square(logits / readout.softcap))
-        by_product = (readout.scale * slope).astype(_operand(hidden, kernel))
-        # Columns of an earlier chunk add nothing to hidden, and write the same kernel and bias gradients again.
-        by_hidden = by_hidden + _product("NC,DC->ND", jnp.where(fresh, by_product, 0), kernel_chunk)
-        by_kernel = _write(by_kernel, _product("ND,NC->DC", hidden, by_product), start)
-        return by_hidden, by_kernel, _write(by_bias, jnp.sum(slope, axis=0), start)
-
-    zeros = jnp.zeros_like(hidden, jnp.float32), jnp.zeros_like(kernel), jnp.zeros_like(bias)
-    by_hidden, by_kernel, by_bias = jax.lax.fori_loop(0, readout.steps(vocabulary), add_chunk, zeros)
-    return by_hidden.astype(hidden.dtype), by_kernel, by_bias, None
+def _backward(readout, gradients, cotangents):
+    scaled = jax.tree.map(lambda x: (cotangents.sum * x).astype(x.dtype), gradients)
+    by_hidden, by_table, by_bias, by_weights = scaled
+    return by_hidden, by_table, by_bias, None, by_weights + cotangents.count
 
 
-_chunked_statistics.defvjp(_forward, _backward)
+_chunked.defvjp(_forward, _backward)
+
+
+def _over_chunks(function: Callable[..., tuple[Any, Any]], chunk: int, *arrays: jax.Array) -> tuple[Any, Any]:
+    """`function(*arrays) -> (totals, rows)` of `chunk` positions `[N, ...]` at a time: totals added, rows in order."""
+    size = max(1, min(chunk, len(arrays[0])))
+    steps = len(arrays[0]) // size
+    whole = steps * size
+    # Strided, not contiguous: positions that lie on one device stay on it, and every device has some of each chunk.
+    chunks = [x[:whole].reshape(size, steps, *x.shape[1:]).swapaxes(0, 1) for x in arrays]
+
+    def add(totals: Any, items: Any) -> tuple[Any, Any]:
+        more, rows = function(*items)
+        return jax.tree.map(jnp.add, totals, more), rows
+
+    first = jax.eval_shape(function, *(x[:size] for x in arrays))[0]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+    totals, rows = jax.lax.scan(add, zeros, chunks)
+    rows = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(whole, *x.shape[2:]), rows)
+    if whole == len(arrays[0]):
+        return totals, rows
+    totals, last = add(totals, [x[whole:] for x in arrays])
+    return totals, jax.tree.map(lambda *parts: jnp.concatenate(parts), rows, last)
 
 
 def _operand(left: jax.Array, right: jax.Array) -> jnp.dtype:
@@ -231,12 +208,13 @@ def _product(contraction: str, left: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.einsum(contraction, left.astype(dtype), right.astype(dtype), preferred_element_type=jnp.float32)
 
 
-def _slice(array: jax.Array, start: jax.Array, size: int) -> jax.Array:
-    return jax.lax.dynamic_slice_in_dim(array, start, size, axis=-1)
+def _float_weights(weights: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.ones(shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
 
 
-def _write(array: jax.Array, part: jax.Array, start: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_slice_in_dim(array, part.astype(array.dtype), start, axis=-1)
+def _weighted(weights: jax.Array, loss: jax.Array) -> jax.Array:
+    """The sum; zero times NaN or infinity is zero."""
+    return jnp.sum(weights * jnp.where((weights == 0) & ~jnp.isfinite(loss), 0.0, loss))
 
 
 def _check(
@@ -264,4 +242,4 @@ def _check_readout(
     if softcap is not None and softcap <= 0:
         raise ValueError(f"softcap={softcap}: logits are kept within +-softcap; pass a positive number or None")
     if chunk < 1:
-        raise ValueError(f"chunk={chunk}: it counts tokens of the vocabulary; pass 1 or more")
+        raise ValueError(f"chunk={chunk}: it counts positions; pass 1 or more")

@@ -13,19 +13,19 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from transformer.training.checkpoints import Restored, load_params, load_steps
 
 
-def average_checkpoints(workdir: str | Path, last: int, step: int | str = "latest") -> Restored:
-    """The mean of the parameters of the `last` intact checkpoints up to `step`; changes nothing on disk.
+def average_checkpoints(workdir: str | Path, average: int, step: int | str = "latest") -> Restored:
+    """The mean of the parameters of the last `average` intact checkpoints up to `step`; changes nothing on disk.
 
     Of each checkpoint it takes what `load_params` does: where there is a moving average, that. Sums are float64, the
     result has the types that were saved, and one checkpoint is in memory at a time. A damaged checkpoint is left out,
     with a warning, for one before it.
 
     The last are those with the highest steps. A run keeps `training.keep` of them and also the one with the lowest
-    loss, which may be much older: with `last` above `training.keep` it is among them.
+    loss, which may be much older: with `average` above `training.keep` it is among them.
 
     Args:
       workdir: of the run.
-      last: how many.
+      average: how many.
       step: the newest of them: a number, "latest", or "best", the one with the lowest loss.
 
     Returns:
@@ -34,13 +34,13 @@ def average_checkpoints(workdir: str | Path, last: int, step: int | str = "lates
     Raises:
       ValueError: if there are fewer, or their parameters differ in names, shapes or types; or as `load_params`.
     """
-    if not isinstance(last, numbers.Integral) or last < 1:
-        raise ValueError(f"last={last!r} must be the number of checkpoints to average: use 1 or more")
+    if not isinstance(average, numbers.Integral) or average < 1:
+        raise ValueError(f"average={average!r} must be the number of checkpoints to average: use 1 or more")
     newest = load_params(workdir, step)
     mean = _Mean(newest)
     newest = newest._replace(state=None)  # not in memory beside the next
     for number in reversed(load_steps(workdir)):
-        if len(mean.steps) == last or number >= newest.step:
+        if len(mean.steps) == average or number >= newest.step:
             continue
         try:
             restored = load_params(workdir, number)
@@ -49,10 +49,10 @@ def average_checkpoints(workdir: str | Path, last: int, step: int | str = "lates
             continue
         mean.add(restored)
         del restored
-    if len(mean.steps) < last:
+    if len(mean.steps) < average:
         raise ValueError(
-            f"last={last} checkpoints cannot be averaged: {workdir} has {len(mean.steps)} intact up to step "
-            f"{newest.step}, {mean.steps[::-1]}; training.keep says how many a run keeps"
+            f"average={average}: {workdir} has only {len(mean.steps)} intact checkpoints up to step {newest.step}, "
+            f"{mean.steps[::-1]}; training.keep says how many a run keeps"
         )
     logging.info("averaged the checkpoints %s", mean.steps[::-1])
     return newest._replace(state=mean.value())

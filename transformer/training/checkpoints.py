@@ -4,14 +4,15 @@
                             /recipe                     what the caller says made them: config, data, tokenizer
                             /record                     step, loss, versions; each array's shape, type and hash
 
-Arrays are written in the background. What is read back is compared with the record, so damage cannot pass for a model.
+Arrays are hashed and written in the background. What is read back is compared with the record, so damage cannot pass
+for a model.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +23,12 @@ from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 
-from transformer.training import integrity, recipes
+from transformer.training import integrity, managers, recipes
 from transformer.training.parameters import name
 from transformer.training.state import State
 
-FOLDER = "checkpoints"
-PARTS = ("params", "opt_state", "ema")
+FOLDER = managers.FOLDER
+PARTS = managers.PARTS
 
 Read = Callable[[ocp.CheckpointManager, int, dict[str, Any]], Any]
 
@@ -46,14 +47,14 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, keep: int = 2):
         """Opens `workdir`, keeping the last `keep` checkpoints and the one with the lowest loss."""
         self._losses: dict[int, float] = {}
-        self._manager = _manager(workdir, keep, self._losses)
+        self._manager = managers.build(workdir, keep, self._losses)
         self._losses |= _losses(self._manager)
 
     def save(self, state: State, recipe: dict[str, Any], loss: float | None = None) -> None:
         """Starts to save; what goes wrong in the background is raised by the next call.
 
         Args:
-          state: with NumPy leaves that nobody changes, as from `host_state`.
+          state: with NumPy leaves that nobody changes before the save is done, as from `host_state`.
           recipe: anything that JSON can hold.
           loss: on the validation data, if measured at this step.
 
@@ -66,11 +67,14 @@ class Checkpoints:
             raise ValueError(f"step {step} cannot be saved after step {latest}: resume from it or use a new workdir")
         loss = loss if loss is not None and math.isfinite(loss) else None
         parts = _parts(state)
-        arrays = {part: integrity.describe(leaves) for part, leaves in parts.items()}
         hashed = integrity.hash_json(recipe)
-        record = {"step": step, "loss": loss, "versions": recipes.versions(), "recipe": hashed, "arrays": arrays}
+        known = {"step": step, "loss": loss, "versions": recipes.versions(), "recipe": hashed}
+
+        def record() -> dict[str, Any]:
+            return known | {"arrays": {part: integrity.describe(leaves) for part, leaves in parts.items()}}
+
         items = {part: ocp.args.PyTreeSave(_nest(leaves)) for part, leaves in parts.items()}
-        items |= {"recipe": ocp.args.JsonSave(recipe), "record": ocp.args.JsonSave(record)}
+        items |= {"recipe": ocp.args.JsonSave(recipe), "record": managers.Record(record)}
         if loss is not None:
             self._losses[step] = loss
         self._manager.save(step, args=ocp.args.Composite(**items))
@@ -174,41 +178,11 @@ def _reader(workdir: str | Path) -> Iterator[ocp.CheckpointManager]:
     """A manager that changes nothing on disk."""
     if not (Path(workdir) / FOLDER).is_dir():
         raise ValueError(f"{workdir} holds no checkpoints: train there first, or name another workdir")
-    manager = _manager(workdir, None, {})
+    manager = managers.build(workdir, None, {})
     try:
         yield manager
     finally:
         manager.close()
-
-
-def _manager(workdir: str | Path, keep: int | None, losses: dict[int, float]) -> ocp.CheckpointManager:
-    """A manager that writes or, with `keep` None, only reads."""
-    folder = (Path(workdir) / FOLDER).resolve()
-    if any(character in str(folder) for character in "*?["):  # Orbax would match them as patterns, and lose arrays
-        raise ValueError(f"{str(folder)!r} cannot hold checkpoints: choose a path without *, ? and [")
-    policies = ocp.checkpoint_managers
-    kept = policies.AnyPreservationPolicy([policies.LatestN(n=keep), _Best(losses)])
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=kept,
-        create=keep is not None,
-        cleanup_tmp_directories=keep is not None,
-    )
-    handlers: dict[str, Any] = {part: ocp.PyTreeCheckpointHandler() for part in PARTS}
-    handlers |= {item: ocp.JsonCheckpointHandler() for item in ("recipe", "record")}
-    return ocp.CheckpointManager(folder, item_handlers=handlers, options=options)
-
-
-class _Best(ocp.checkpoint_managers.PreservationPolicy):
-    """Keeps the checkpoint with the lowest of `losses`, which are by step."""
-
-    def __init__(self, losses: dict[int, float]):
-        self._losses = losses
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        del context
-        measured = [info.step for info in checkpoints if info.step in self._losses]
-        best = min(reversed(measured), key=self._losses.__getitem__, default=None)  # of equals the newest
-        return [info.step == best for info in checkpoints]
 
 
 def _losses(manager: ocp.CheckpointManager, strict: bool = False) -> dict[int, float]:
@@ -260,7 +234,7 @@ def _candidates(manager: ocp.CheckpointManager, step: int | str) -> list[int]:
 
 
 def _json(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    args = ocp.args.Composite(recipe=ocp.args.JsonRestore(), record=ocp.args.JsonRestore())
+    args = ocp.args.Composite(recipe=ocp.args.JsonRestore(), record=managers.Record())
     items = manager.restore(step, args=args)
     if items.record["step"] != step or items.record["recipe"] != integrity.hash_json(items.recipe):
         raise integrity.Damaged("its recipe is not what was saved")

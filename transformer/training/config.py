@@ -93,7 +93,7 @@ class Training:
     optimizer: Optimizer = Optimizer()
     label_smoothing: float = 0.0
     z_loss: float = 0.0  # weight of the squared log of the softmax's normaliser
-    loss_chunk: int = 0  # vocabulary entries whose logits exist at one time; 0: all
+    loss_chunk: int = 0  # positions whose logits exist at one time; 0: all
     ema: float | None = None  # decay of the moving average of parameters; None: no average
     evaluate_every: int = 500  # steps
     checkpoint_every: int = 500  # steps

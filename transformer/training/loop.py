@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import jax
@@ -17,6 +19,11 @@ from transformer.training.parallel import Jit, Pmap
 from transformer.training.state import State
 
 Values = dict[str, float]
+Metrics = Mapping[str, Any]  # of one step: scalars
+
+# Steps that the devices have been given beyond the last one that is known to be done. With one there is always work for
+# them; the second makes up for a batch that comes late. Many fake CPU devices stop for ever with hundreds.
+AHEAD = 2
 
 
 class NonFinite(ValueError):
@@ -47,6 +54,9 @@ def train(
 ) -> tuple[State, Values]:
     """Steps from `state.step` to `config.steps`, logging, evaluating and saving on the way and at the end.
 
+    The devices never wait for a batch or a line: the next steps are given to them before the metrics of the last are
+    read, so a line is written up to `AHEAD` steps late. Only what needs the parameters of a step waits for it.
+
     What is logged is the mean over the steps since the last line, each token weighing the same. A line ends at every
     checkpoint, so a run that was stopped and resumed writes the lines of one that was not; what `observe` and
     `evaluate` give is of the parameters after the line's last step.
@@ -74,52 +84,92 @@ def train(
     every = config.head_metrics_every
     if every and observe is None:
         raise ValueError(f"training.head_metrics_every={every} cannot work: this run measures no heads; set it to 0")
-    step, pending, results, clock, saved = int(state.step), [], {}, _Clock(), int(state.step)
-    stopped = False
-    while step < config.steps and not stopped:
-        batch = parallel.place_batch(next(batches))
-        state, metrics = parallel.train(state, batch)
-        step += 1
-        pending.append(metrics)
-        last, stopped = step == config.steps, stop()
-        evaluates = last or step % config.evaluate_every == 0
-        saves = last or stopped or step % config.checkpoint_every == 0
-        observes = every > 0 and step % every == 0
-        if not (evaluates or saves or observes or step % config.log_every == 0):
-            continue
+    step, saved, results, stopped, copy = int(state.step), int(state.step), {}, False, None
 
-        values = _mean(jax.device_get(pending), step, saved)
-        tokens_per_second = clock.lap(values.pop("tokens"))
-        pending.clear()
-        values |= {"tokens_per_second": tokens_per_second} | rates(tokens_per_second)
-        if observes:
-            values |= observe(state.params, batch)
-        if evaluates:
-            results = evaluate(state.params if state.ema is None else state.ema)
-            values |= {f"validation_{name}": value for name, value in results.items()}
-        writer.write(step, values)
-        report(step, values)
-        if saves:
-            checkpoints.save(parallel.host_state(state), recipe, values.get("validation_loss"))
-            saved = step
-        clock.start()  # measurements of heads, evaluations and checkpoints are not training
+    def write(end: int, values: Values) -> None:
+        writer.write(end, values)
+        report(end, values)
+
+    with _Lines(rates) as lines:
+        while step < config.steps and not stopped:
+            try:
+                batch = parallel.place_batch(next(batches))
+            except BaseException:
+                for line in lines.land(0, saved):
+                    write(*line)
+                raise
+            state, metrics = parallel.train(state, batch)
+            step += 1
+            last, stopped = step == config.steps, stop()
+            evaluates = last or step % config.evaluate_every == 0
+            saves = last or stopped or step % config.checkpoint_every == 0
+            observes = every > 0 and step % every == 0
+            waits = evaluates or saves or observes
+            lines.start(step, metrics, waits or step % config.log_every == 0)
+            for end, values in lines.land(0 if waits else AHEAD, saved):
+                if end == step and observes:
+                    values |= observe(state.params, batch)
+                if end == step and evaluates:
+                    results = evaluate(state.params if state.ema is None else state.ema)
+                    values |= {f"validation_{name}": value for name, value in results.items()}
+                write(end, values)
+            if saves:
+                checkpoints.wait()  # nobody reads the last copy any more
+                copy = parallel.host_state(state, copy)
+                checkpoints.save(copy, recipe, values.get("validation_loss"))
+                saved = step
+            if waits:
+                lines.resume()  # measurements of heads, evaluations and checkpoints are not training
     return state, results
 
 
-class _Clock:
-    """Tokens per second of training alone; NaN for the first line, whose first step compiles."""
+class _Lines:
+    """Lines from the metrics of steps, which a thread reads as soon as the devices are done; a context manager."""
 
-    def __init__(self):
+    def __init__(self, rates: Callable[[float], Values]):
+        self._rates = rates
+        self._reader = ThreadPoolExecutor(1, "metrics")
+        self._steps: deque[tuple[int, Future[tuple[Metrics, float]], bool]] = deque()
+        self._rows: list[Metrics] = []
         self._begin: float | None = None
 
-    def start(self) -> None:
+    def start(self, step: int, metrics: Metrics, ends: bool) -> None:
+        """The devices were given a step; `ends` says whether a line ends with it."""
+        self._steps.append((step, self._reader.submit(_read, metrics), ends))
+
+    def land(self, left: int, saved: int) -> Iterator[tuple[int, Values]]:
+        """Waits until at most `left` steps are under way; gives each line that ended, and its last step.
+
+        The tokens per second of the first are NaN, as its first step compiles. `saved` is the last checkpoint.
+        """
+        while len(self._steps) > left:
+            step, metrics, ends = self._steps.popleft()
+            row, now = metrics.result()
+            self._rows.append(row)
+            if not ends:
+                continue
+            values = _mean(self._rows, step, saved)
+            tokens = values.pop("tokens")
+            speed = math.nan if self._begin is None else tokens / (now - self._begin)
+            self._rows, self._begin = [], now
+            yield step, values | {"tokens_per_second": speed} | self._rates(speed)
+
+    def resume(self) -> None:
+        """What passed since the last line was no training."""
         self._begin = time.perf_counter()
 
-    def lap(self, tokens: float) -> float:
-        return math.nan if self._begin is None else tokens / (time.perf_counter() - self._begin)
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._reader.shutdown()
 
 
-def _mean(rows: list[dict[str, np.ndarray]], step: int, saved: int) -> Values:
+def _read(metrics: Metrics) -> tuple[Metrics, float]:
+    return jax.device_get(metrics), time.perf_counter()
+
+
+def _mean(rows: list[Metrics], step: int, saved: int) -> Values:
     """One line from the metrics of several steps: `loss` and `nats` over all tokens, the rest as at the last step."""
     first = step - len(rows) + 1
     for offset, row in enumerate(rows):

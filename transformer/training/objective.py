@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 
 from transformer.models.transformer import Transformer, unembedding
 from transformer.ops import losses
@@ -36,9 +35,8 @@ def prediction(
     Args:
       smoothing: label smoothing, as in `ops.losses.cross_entropy`.
       z_loss: the weight of the squared log-partition, as there.
-      chunk: if positive, logits are formed for so many vocabulary entries at a time and never kept.
-      accuracy: whether `sums` holds `accuracy`, the weight of the targets that are the likeliest token; it needs all
-        logits, so it is left out when they are formed in chunks.
+      chunk: if positive, logits are formed for so many positions at a time and never kept.
+      accuracy: whether `sums` holds `accuracy`, the weight of the targets that are the likeliest token.
 
     Returns:
       `loss_fn(params, batch, key) -> (sum, sums)`. The batch holds `inputs`, `targets` `[B, T]` integers, `weights`
@@ -60,15 +58,15 @@ def prediction(
             kernel, bias = unembedding(model.config, params)
             softcap = model.config.readout.softcap
             loss = losses.chunked_cross_entropy(
-                features, kernel, targets, weights,
+                features, kernel.astype(features.dtype), targets, weights,
                 bias=bias, softcap=softcap, chunk=chunk, smoothing=smoothing, z_loss=z_loss,
             )  # fmt: skip
-            return loss.sum, {"count": loss.count, "nats": loss.nats}
-        logits = model.apply({"params": params}, features, method="read")
-        loss = losses.cross_entropy(logits, targets, weights, smoothing=smoothing, z_loss=z_loss)
+        else:
+            logits = model.apply({"params": params}, features, method="read")
+            loss = losses.cross_entropy(logits, targets, weights, smoothing=smoothing, z_loss=z_loss)
         sums = {"count": loss.count, "nats": loss.nats}
         if accuracy:
-            sums["accuracy"] = jnp.sum(weights * (jnp.argmax(logits, axis=-1) == targets))
+            sums["accuracy"] = loss.hits
         return loss.sum, sums
 
     return loss_fn

@@ -1,0 +1,168 @@
+"""How fast this repository is beside its peers and beside what the machine can do, in one table.
+
+    python -m experiments.benchmarks.run [--only=train-char,decode] [--repeats=7] [--device=gpu] [--output=FILE.json]
+
+Method. Every program, ours and the peers', runs in a process of its own, so that memory and threads are its own; only
+one works at a time, and torch gets as many threads as JAX, one a core. Each is called until it is compiled and warm,
+then they take turns, `--repeats` timings each, another one first every time; quick programs are called several times
+in a timing. Every call is waited for. Medians count, and the ratio is the median of the fastest peer of the same
+precision over ours: above 1 ours is faster. All get the same shapes, parameters' types, optimizer (AdamW, its numbers,
+its clipping) and policy: "bfloat16" multiplies in bfloat16 and trains parameters kept in float32; decoding keeps them
+in bfloat16. No program has dropout.
+
+Ceilings are measured first: the fastest square matrix product in each precision, and reading memory, in JAX and in
+torch. A share of the first counts the operations of the formula in `models.ledger`, causal, not those that a program
+repeats or wastes; decoding's share of the second counts each matrix read once a token. Memory is the most that a
+process had resident, less what its libraries take before they are given anything to do, so compiling is in it; on GPUs
+it is what the library took there.
+
+Peers are the extra `oracle`'s: PyTorch, in the compact GPT of `torch_gpt.py`, as it is and through `torch.compile`,
+and `transformers`; beside them functions of Flax, JAX and NumPy. What is missing or fails is named and left out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+from rich.console import Console
+
+from experiments import command
+from experiments.benchmarks import (
+    attention,
+    capture,
+    ceilings,
+    contest,
+    corpus,
+    decoding,
+    loss,
+    peers,
+    report,
+    saving,
+    serving,
+    training,
+)
+from experiments.benchmarks.contest import Case, Result, Settings
+
+WORKLOADS: dict[str, Callable[[Settings], list[Case]]] = {
+    "train-char": training.char,
+    "train-gpt2": training.gpt2,
+    "decode": decoding.decode,
+    "prefill": decoding.prefill,
+    "beam": decoding.beam,
+    "speculative": serving.speculative,
+    "serve": serving.serve,
+    "attention": attention.cases,
+    "loss": loss.cases,
+    "compile": training.first_step,
+    "checkpoint": saving.checkpoint,
+    "pretrained": saving.pretrained,
+    "pipeline": corpus.pipeline,
+    "tokenizer": corpus.tokenizer,
+    "inspection": capture.cases,
+}
+
+_DEVICE = flags.DEFINE_enum("device", "cpu", ("cpu", "gpu"), "Where everything runs.")
+_ONLY = flags.DEFINE_list("only", None, "Workloads, with commas between; default: all.")
+_PRECISIONS = flags.DEFINE_list("precisions", None, "Classes; default: float32,bfloat16, on GPUs bfloat16.")
+_LIST = flags.DEFINE_boolean("list", False, "Print the names of the workloads, and end.")
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Timings of each program, of which the median counts.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string("output", None, "Also write everything to this file, as JSON.")
+_TINY = flags.DEFINE_boolean("tiny", False, "Sizes at which numbers mean nothing: whether everything runs.")
+
+
+def main() -> int:
+    """Measures ceilings, then the workloads; prints the table; returns 1 if a program of ours failed."""
+    if _LIST.value:
+        for name, function in WORKLOADS.items():
+            print(f"{name:12} {function.__doc__.splitlines()[0]}")
+        return 0
+    names, settings = _chosen(_ONLY.value), _settings()
+    _check_output(_OUTPUT.value)
+    _prepare_environment(settings)
+    measured = [_run(case, settings) for case in ceilings.cases(settings)]
+    limits = ceilings.best(measured)
+    for name in names:
+        measured += [_run(case, settings) for case in WORKLOADS[name](settings)]
+    rows = [row for case, results in measured for row in report.rows(case, results, limits)]
+    absent = list(dict.fromkeys(line for case, results in measured for line in report.left_out(case, results)))
+    about = _about(settings, limits)
+    Console(width=None if sys.stdout.isatty() else 200).print(report.table(rows))
+    print("\n".join([f"{name}: {value}" for name, value in about.items()] + absent))
+    if _OUTPUT.value:
+        content = {**about, "repeats": _REPEATS.value, "rows": rows, "left_out": absent}
+        pathlib.Path(_OUTPUT.value).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return int(any(result.program.ours and "failed" in result.failure for _, results in measured for result in results))
+
+
+def _chosen(wanted: list[str] | None) -> list[str]:
+    names = list(dict.fromkeys(wanted or WORKLOADS))
+    for name in names:
+        if name not in WORKLOADS:
+            near = difflib.get_close_matches(name, WORKLOADS, cutoff=0.4) or WORKLOADS
+            raise ValueError(f"--only={name!r} is no workload: choose among {', '.join(near)}, or see --list")
+    return names
+
+
+def _settings() -> Settings:
+    known = contest.PRECISIONS
+    wanted = tuple(_PRECISIONS.value or (known if _DEVICE.value == "cpu" else ("bfloat16",)))
+    if not set(wanted) <= set(known):
+        raise ValueError(f"--precisions={','.join(wanted)} cannot work: choose among {', '.join(known)}")
+    return Settings(_DEVICE.value, _TINY.value, wanted)
+
+
+def _check_output(path: str | None) -> None:
+    if path is not None and not pathlib.Path(path).parent.is_dir():
+        raise ValueError(f"--output={path!r} is in no folder that exists: make it first")
+
+
+def _prepare_environment(settings: Settings) -> None:
+    """What the processes of all programs inherit."""
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # several processes share the accelerator's memory
+    if settings.device == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        return
+    import jax
+
+    try:
+        jax.devices("gpu")
+    except RuntimeError:
+        raise ValueError(
+            "--device='gpu', but JAX finds none here: use --device=cpu, or install the extra cuda"
+        ) from None
+
+
+def _run(case: Case, settings: Settings) -> tuple[Case, list[Result]]:
+    return case, contest.run(case, settings, _REPEATS.value, lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def _about(settings: Settings, limits: dict[str, float]) -> dict[str, Any]:
+    """What the numbers are numbers of."""
+    libraries = [name for name in ("jax", "flax", "torch", "transformers") if _installed(name)]
+    return {
+        "machine": f"{platform.machine()}, {peers.cores()} cores, {platform.system()}",
+        "device": settings.device,
+        "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in libraries),
+        "ceilings": ", ".join(_ceiling(name, rate) for name, rate in limits.items()),
+    }  # fmt: skip
+
+
+def _ceiling(name: str, rate: float) -> str:
+    return f"{name} {rate / 1e9:,.1f} {'GB' if name == 'memory' else 'GFLOP'}/s"
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,95 @@
+"""The process that one program of a benchmark runs in: told what to do by lines of JSON, which `contest` writes.
+
+The first line names the program; it is made and warmed up. Each further one asks for a timing or for the memory taken.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import pathlib
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+MOST_CALLS = 1000
+
+
+def main() -> None:
+    """Answers each line that comes in with one line, until there are no more."""
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+
+    def answer(**content: Any) -> None:
+        print(json.dumps(content), file=channel, flush=True)
+
+    try:
+        time_calls, memory = _prepare(json.loads(sys.stdin.readline()))
+        answer(ready=True)
+        for line in sys.stdin:
+            if json.loads(line) == "time":
+                answer(seconds=time_calls())
+            else:
+                answer(memory=memory())
+    except Exception as error:  # a peer's compiler may fail in any way; what it said goes into the report
+        answer(error=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+
+def _prepare(request: dict[str, Any]) -> tuple[Callable[[], float], Callable[[], int]]:
+    """A function that times one call, and one that tells the memory taken."""
+    module, name = request["maker"].split(":")
+    _start_library(request["needs"])
+    maker = getattr(importlib.import_module(f"experiments.benchmarks.{module}"), name)
+    start = _peak()
+    program = maker(**request["arguments"])
+    spent = [_seconds(program) for _ in range(request["warmups"])]
+    calls = min(MOST_CALLS, math.ceil(request["least"] / spent[-1]) or 1) if spent and spent[-1] > 0 else 1
+
+    def time_calls() -> float:
+        return sum(_seconds(program) for _ in range(calls)) / calls
+
+    return time_calls, lambda: _device_peak() if request["device"] == "gpu" else _peak() - start
+
+
+def _start_library(needs: list[str]) -> None:
+    """Imports what is needed and runs something small, so that only what a program itself takes is counted."""
+    for name in needs:
+        importlib.import_module(name)
+    if "torch" in needs:
+        sys.modules["torch"].ones(2).sum()
+    else:
+        import jax
+
+        jax.jit(lambda x: x + 1)(1.0).block_until_ready()
+
+
+def _seconds(program: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    own = program()
+    spent = time.perf_counter() - start
+    return own if isinstance(own, float) else spent
+
+
+def _peak() -> int:
+    """The most bytes that this process had resident."""
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():  # unlike getrusage it does not begin with the size of the process that started this one
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _device_peak() -> int:
+    """The most bytes that this process's library had taken on the accelerator."""
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+        return sys.modules["torch"].cuda.max_memory_allocated()
+    return sys.modules["jax"].devices()[0].memory_stats()["peak_bytes_in_use"]
+
+
+if __name__ == "__main__":
+    main()

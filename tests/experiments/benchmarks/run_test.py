@@ -1,0 +1,84 @@
+"""That the program runs and reports what it says; its numbers mean nothing at these sizes."""
+
+import json
+import re
+
+import pytest
+
+from experiments.benchmarks import run
+from experiments.benchmarks.contest import Settings
+
+BENCHMARK = "experiments.benchmarks.run"
+
+
+def test_a_table_and_json_come_from_a_tiny_run(script, tmp_path):
+    output = tmp_path / "numbers.json"
+    flags = ("--tiny", "--only=loss", "--precisions=float32", "--repeats=1", f"--output={output}")
+    process = script(BENCHMARK, *flags)
+    assert process.returncode == 0, process.stdout + process.stderr
+    content = json.loads(output.read_text())
+    rows = {(row["case"], row["program"]): row for row in content["rows"]}
+    for program in ("ours", "ours, chunked"):
+        row = rows["loss", program]
+        assert row["precision"] == "float32" and len(row["seconds"]) == 1 and row["memory"] >= 0
+        assert row["rate"] == pytest.approx(16 / row["median"])  # positions of the tiny size
+        assert row["ceiling"] == "products" and row["share"] > 0
+        assert re.search(rf"│ {program} ", process.stdout)
+    if ("loss", "torch") in rows:
+        ours, theirs = rows["loss", "ours"], rows["loss", "torch"]
+        assert ours["against"] == "torch" and ours["ratio"] == theirs["median"] / ours["median"]
+    else:
+        assert "torch: not installed, left out: pip install 'transformer-research[oracle]'" in content["left_out"]
+    assert rows["ceiling: product", "jax"]["unit"] == "FLOP" and rows["ceiling: read", "jax"]["unit"] == "B"
+    assert content["repeats"] == 1 and "jax" in content["versions"] and content["device"] == "cpu"
+
+
+@pytest.fixture(scope="module")
+def mistakes(scripts, tmp_path_factory):
+    """What each of these ends with."""
+    lines = {
+        "typo": ["--only=train-cahr"],
+        "precision": ["--only=loss", "--precisions=float8"],
+        "output": ["--only=loss", "--output=/absent/folder/x.json"],
+        "gpu": ["--device=gpu", "--only=loss", "--tiny"],
+        "list": ["--list"],
+    }
+    return dict(zip(lines, scripts([[BENCHMARK, *line] for line in lines.values()]), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        ("typo", ("--only='train-cahr'", "train-char")),
+        ("precision", ("float8", "float32, bfloat16")),
+        ("output", ("--output='/absent/folder/x.json'",)),
+        ("gpu", ("--device='gpu'", "--device=cpu")),
+    ],
+)
+def test_a_mistake_is_one_line(mistakes, mistake, words):
+    process = mistakes[mistake]
+    assert process.returncode == 2 and not process.stdout
+    assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1
+    assert all(word in process.stderr for word in words), process.stderr
+
+
+def test_every_workload_is_listed(mistakes):
+    assert [line.split()[0] for line in mistakes["list"].stdout.splitlines()] == list(run.WORKLOADS)
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", run.WORKLOADS)
+def test_every_case_has_ours_and_is_told_apart(name, device):
+    cases = run.WORKLOADS[name](Settings(device, tiny=False))
+    assert len({(case.name, case.precision) for case in cases}) == len(cases)
+    for case in cases:
+        names = [program.name for program in case.programs]
+        assert any(program.ours for program in case.programs) and len(set(names)) == len(names)
+        assert case.amount > 0
+
+
+@pytest.mark.slow
+def test_everything_runs(script, tmp_path):  # ten minutes on two cores
+    process = script(BENCHMARK, "--tiny", "--repeats=1", f"--output={tmp_path / 'numbers.json'}")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "failed" not in process.stdout
