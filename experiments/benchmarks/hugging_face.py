@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
 
 from transformer.models.config import ModelConfig
@@ -25,4 +25,4 @@ def gpt2(config: ModelConfig, dtype: str = "float32", attention: str = "sdpa") -
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, layer_norm_epsilon=stack.norm.epsilon,
         bos_token_id=None, eos_token_id=None, pad_token_id=0, attn_implementation=attention,
     )  # fmt: skip
-    return GPT2LMHeadModel(published).to(getattr(torch, dtype)).eval()
+    return AutoModelForCausalLM.from_config(published, dtype=getattr(torch, dtype)).eval()

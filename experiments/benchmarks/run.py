@@ -11,7 +11,7 @@ its clipping) and policy: "bfloat16" multiplies in bfloat16 and trains parameter
 in bfloat16. No program has dropout.
 
 Ceilings are measured first: the fastest square matrix product in each precision, and reading memory, in JAX and in
-torch. A share of the first counts the operations of the formula in `models.ledger`, causal, not those that a program
+torch, so the machine should have nothing else to do. A share of the first counts the operations of the formula in `models.ledger`, causal, not those that a program
 repeats or wastes; decoding's share of the second counts each matrix read once a token. Memory is the most that a
 process had resident, less what its libraries take before they are given anything to do, so compiling is in it; on GPUs
 it is what the library took there.

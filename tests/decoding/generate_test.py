@@ -275,6 +275,7 @@ ERRORS = {
     "boolean stop": ({"stop": True}, "stop=True must be"),
     "stop in words": ({"stop": "end"}, "stop='end' must be"),
     "stops in rows": ({"stop": [[5], [6]]}, r"stop=\[\[5\], \[6\]\] must be"),
+    "wide padding": ({"pad": 2**40}, f"pad={2**40} must be a whole number of 32 bits"),
     "penalty": ({"repetition_penalty": 0.0}, "repetition_penalty=0.0"),
     "capacity": ({"capacity": 5}, "capacity=5 .*use 66"),
     "source": ({"source": [[1]]}, "no encoder"),

@@ -1,5 +1,6 @@
 import functools
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from transformer.training import prediction
 from transformer.training.objective import SEEN
 
 B, T, V = 2, 6, 11
+KINDS = {"inputs": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
 READOUTS = {
     "tied": Readout(),
     "matrix, bias and cap": Readout(tied=False, bias=True, softcap=2.0),
@@ -107,6 +109,19 @@ def test_accuracy_weighs_the_targets_that_are_likeliest(chunk):
     right = logits.argmax(-1) == rows["targets"]
     assert 0 < right.mean() < 1
     np.testing.assert_allclose(sums["accuracy"], (rows["weights"] * right).sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("vocab, positions, formed", [(2**13, 2047, 2047), (2**13, 2048, 512), (2**11, 8192, 1024)])
+def test_many_logits_are_formed_for_a_part_of_the_positions_at_a_time(vocab, positions, formed):
+    """Seen in what is traced: nothing so large is run."""
+    stack = Stack(depth=1, attention=Attention(heads=1), mlp=None)
+    model = models.Transformer(ModelConfig(vocab=vocab, width=2, length=8, decoder=stack))
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    rows = {name: jax.ShapeDtypeStruct((positions, 1), kind) for name, kind in KINDS.items()}
+    loss_fn = jax.value_and_grad(prediction(model), has_aux=True)
+    traced = str(jax.make_jaxpr(lambda params, rows: loss_fn(params, rows, None))(params, rows))
+    logits = {int(found) for found in re.findall(rf"f32\[(\d+)(?:,1)?,{vocab}\]", traced)}
+    assert max(logits) == formed
 
 
 def test_what_a_batch_says_reaches_the_model_under_its_own_names():

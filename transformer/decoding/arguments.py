@@ -59,7 +59,7 @@ def stop_and_banned(
     return stop, banned
 
 
-def pad(token: int) -> np.int32:
+def padding(token: int) -> np.int32:
     """What fills rows after their stop token: any int32, in the vocabulary or not; else raises ValueError."""
     if isinstance(token, bool) or not isinstance(token, numbers.Integral) or not -(2**31) <= token < 2**31:
         raise ValueError(f"pad={token!r} must be a whole number of 32 bits, such as a token's id or -1")
@@ -80,7 +80,7 @@ def choice(vocab: int, method: Method, key, stop, pad: int, banned, penalty: flo
     if not penalty > 0:
         raise ValueError(f"repetition_penalty={penalty}: it must be positive; 1 changes nothing")
     stop, banned = stop_and_banned(vocab, stop, banned)
-    return loop.Choice(key, stop, np.int32(pad), banned, None if penalty == 1 else np.float32(penalty))
+    return loop.Choice(key, stop, padding(pad), banned, None if penalty == 1 else np.float32(penalty))
 
 
 def _positions(config: ModelConfig, stack: Stack) -> int | None:

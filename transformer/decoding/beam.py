@@ -80,7 +80,7 @@ def beam_search(
     prepared, slots = arguments.prompt(model.config, prompt, length, lengths, source, source_mask, capacity, prefix)
     search = Search(
         stop=np.unique(stop),
-        pad=arguments.pad(pad),
+        pad=arguments.padding(pad),
         banned=banned,
         limits=_limits(prepared, length, ratio),
         length_penalty=np.float32(length_penalty),

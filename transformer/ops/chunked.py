@@ -21,8 +21,8 @@ import jax.numpy as jnp
 
 from transformer.ops.masks import Mask
 
-QUERIES = 256
-KEYS = 256
+QUERIES = 512
+KEYS = 512
 
 
 class _Plan(NamedTuple):

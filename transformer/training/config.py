@@ -93,7 +93,7 @@ class Training:
     optimizer: Optimizer = Optimizer()
     label_smoothing: float = 0.0
     z_loss: float = 0.0  # weight of the squared log of the softmax's normaliser
-    loss_chunk: int = 0  # positions whose logits exist at one time; 0: all
+    loss_chunk: int = 0  # positions whose logits exist at one time; 0: all, or some where logits are many
     ema: float | None = None  # decay of the moving average of parameters; None: no average
     evaluate_every: int = 500  # steps
     checkpoint_every: int = 500  # steps
@@ -115,7 +115,8 @@ class Training:
         smoothing = self.label_smoothing
         _require(0 <= smoothing < 1, "training.label_smoothing", smoothing, "it is at least 0 and below 1")
         _require(self.z_loss >= 0, "training.z_loss", self.z_loss, "it must not be negative")
-        _require(self.loss_chunk >= 0, "training.loss_chunk", self.loss_chunk, "it must be positive, or 0 for all")
+        fix = "it must be positive, or 0 for what suits the batch"
+        _require(self.loss_chunk >= 0, "training.loss_chunk", self.loss_chunk, fix)
         if self.ema is not None:
             _require(0 < self.ema < 1, "training.ema", self.ema, "it lies between 0 and 1, or is None")
         self._check_schedule()

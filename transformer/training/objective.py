@@ -23,6 +23,11 @@ SEEN = (
     "token_types",
 )
 
+# Where a batch has so many logits, they are formed for an eighth of its positions at a time, but for no fewer than
+# these: with few, adding up the matrix's gradient takes longer than what is gained by logits that fit a cache.
+MANY_LOGITS = 2**24
+FEW_POSITIONS = 512
+
 
 def prediction(
     model: Transformer, *, smoothing: float = 0.0, z_loss: float = 0.0, chunk: int = 0, accuracy: bool = False
@@ -35,7 +40,8 @@ def prediction(
     Args:
       smoothing: label smoothing, as in `ops.losses.cross_entropy`.
       z_loss: the weight of the squared log-partition, as there.
-      chunk: if positive, logits are formed for so many positions at a time and never kept.
+      chunk: logits are formed for so many positions at a time and never kept; 0 takes all positions together, or a part
+        of them where a batch has `MANY_LOGITS`.
       accuracy: whether `sums` holds `accuracy`, the weight of the targets that are the likeliest token.
 
     Returns:
@@ -54,12 +60,13 @@ def prediction(
             method="features",
         )
         targets, weights = batch["targets"], batch["weights"]
-        if chunk > 0:
+        size = chunk or _chunk(targets.size, model.config.vocab)
+        if size:
             kernel, bias = unembedding(model.config, params)
             softcap = model.config.readout.softcap
             loss = losses.chunked_cross_entropy(
                 features, kernel.astype(features.dtype), targets, weights,
-                bias=bias, softcap=softcap, chunk=chunk, smoothing=smoothing, z_loss=z_loss,
+                bias=bias, softcap=softcap, chunk=size, smoothing=smoothing, z_loss=z_loss,
             )  # fmt: skip
         else:
             logits = model.apply({"params": params}, features, method="read")
@@ -70,3 +77,8 @@ def prediction(
         return loss.sum, sums
 
     return loss_fn
+
+
+def _chunk(positions: int, vocabulary: int) -> int:
+    """So many positions at a time; 0 for all of them."""
+    return max(FEW_POSITIONS, -(-positions // 8)) if positions * vocabulary >= MANY_LOGITS else 0

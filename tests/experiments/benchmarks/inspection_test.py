@@ -2,9 +2,12 @@
 
 import re
 
+import pytest
+
 BENCHMARK = "experiments.benchmarks.inspection"
 
 
+@pytest.mark.slow  # half a minute; `run_test.py` runs the same programs at a small size
 def test_every_comparison_is_made(script, tiny):
     sizes = ("--depth=2", "--width=8", "--heads=2", "--length=8", "--repeats=2", "--every=4")
     process = script(BENCHMARK, f"--recipe={tiny / 'recipe.py'}", *sizes)
