@@ -10,11 +10,11 @@ precision over ours: above 1 ours is faster. All get the same shapes, parameters
 its clipping) and policy: "bfloat16" multiplies in bfloat16 and trains parameters kept in float32; decoding keeps them
 in bfloat16. No program has dropout.
 
-Ceilings are measured first: the fastest square matrix product in each precision, and reading memory, in JAX and in
-torch, so the machine should have nothing else to do. A share of the first counts the operations of the formula in `models.ledger`, causal, not those that a program
-repeats or wastes; decoding's share of the second counts each matrix read once a token. Memory is the most that a
-process had resident, less what its libraries take before they are given anything to do, so compiling is in it; on GPUs
-it is what the library took there.
+Ceilings are measured first, so nothing else should run on the machine: the fastest square matrix product in each
+precision, and reading memory, in JAX and in torch. A share of the first counts the operations of the formula in
+`models.ledger`, causal, not those that a program repeats or wastes; decoding's share of the second counts each matrix
+read once a token. Memory is the most that a process had resident, less what its libraries take before they are given
+anything to do, so compiling is in it; on GPUs it is what the library took there.
 
 Peers are the extra `oracle`'s: PyTorch, in the compact GPT of `torch_gpt.py`, as it is and through `torch.compile`,
 and `transformers`; beside them functions of Flax, JAX and NumPy. What is missing or fails is named and left out.

@@ -161,7 +161,7 @@ def test_the_mean_of_checkpoints_is_of_the_last_ones_up_to_a_step(made):
 
 
 def test_a_mean_of_more_than_there_is_or_of_no_run_is_refused(made, pretrained):
-    with pytest.raises(ValueError, match=r"last=4 checkpoints cannot be averaged: .* has 3 intact up to step 3"):
+    with pytest.raises(ValueError, match=r"average=4: .* has only 3 intact checkpoints up to step 3"):
         loading.load(made.workdir, average=4)
     with pytest.raises(ValueError, match=r"--average=2 chooses among checkpoints, and .* has none: leave it out"):
         loading.load(pretrained, average=2)

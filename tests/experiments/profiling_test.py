@@ -89,10 +89,10 @@ def test_operations_of_one_origin_and_kind_are_one_row():
 
 
 class Counted:
-    """A `parallel` that adds one at each step."""
+    """A `parallel` that adds one at each step, and multiplies matrices for long enough not to be done at once."""
 
     def __init__(self):
-        self._step = jax.jit(lambda state, batch: (state + batch, {"sum": (state @ state).sum()}))
+        self._step = jax.jit(lambda state, batch: (state + batch, {"sum": ((state @ state) ** 2).sum()}))
 
     def train(self, state, batch):
         return self._step(state, batch)
@@ -103,12 +103,12 @@ class Counted:
 
 def traced(monkeypatch, folder, remaining, saves):
     """What is said of so many steps, some of which are saved."""
-    shown, state = [], jnp.zeros((2, 2))
-    monkeypatch.setattr(profiling, "show", lambda profile, _: shown.append((profile.count, profile.what)))
+    shown, state = [], jnp.zeros((768, 768))
+    monkeypatch.setattr(profiling, "show", lambda profile, _: shown.append(profile))
     written = console()
     with profiling.Profiled(Counted(), folder, remaining, written) as parallel:
         for step in range(1, remaining + 1):
-            state, _ = parallel.train(state, jnp.ones((2, 2)))
+            state, _ = parallel.train(state, jnp.ones(state.shape))
             if step in saves:
                 assert (parallel.host_state(state) == step).all()
     return shown, written.file.getvalue()
@@ -125,10 +125,12 @@ def traced(monkeypatch, folder, remaining, saves):
     ],
 )
 def test_as_many_steps_are_traced_as_there_are(monkeypatch, tmp_path, remaining, saves, said):
-    ((count, what),), written = traced(monkeypatch, tmp_path, remaining, saves)
+    (profile,), written = traced(monkeypatch, tmp_path, remaining, saves)
     first, last = map(int, said.split(" to "))
-    assert count == last + 1 - first and f"training steps {said} of" in what
-    assert ("fewer than 5" in what) == (count < profiling.STEPS)
+    assert profile.count == last + 1 - first and f"training steps {said} of" in profile.what
+    assert ("fewer than 5" in profile.what) == (profile.count < profiling.STEPS)
+    products = [each.calls for each in profile.trace.operations if each.category == "matrix product"]
+    assert products == [profile.count]  # the steps before were done when the trace began, and its own when it ended
     assert written == ""
 
 

@@ -22,6 +22,14 @@ def test_a_loop_gets_what_is_left_between_the_operations_in_it():
     assert seconds(loop, event("dot", 0, 1, 4), event("dot", 0, 5, 9), control=["loop"]) == {"loop": 3, "dot": 7}
 
 
+def test_of_operations_in_one_another_the_innermost_gets_the_time():
+    assert seconds(event("call", 0, 0, 10), event("dot", 0, 1, 4), event("add", 0, 4, 9)) == {
+        "call": 2,
+        "dot": 3,
+        "add": 5,
+    }
+
+
 def test_lines_that_work_at_one_time_share_it():
     assert seconds(event("dot", 0, 0, 6), event("add", 1, 4, 10)) == {"dot": 5, "add": 5}
 
