@@ -78,13 +78,16 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(script, tiny, train
 
 def test_a_run_that_is_told_to_stop_saves_its_step_and_prints_any_prompt_when_it_has_gone_on(script, tiny, tmp_path):
     stopper, workdir = tmp_path / "stopped.py", tmp_path / "run"
-    stopper.write_text(textwrap.dedent(KILLED).replace("{signal}", "SIGTERM"))
+    # The line of a step is written while a later one runs, a few at most.
+    stopper.write_text(textwrap.dedent(KILLED).replace("{signal}", "SIGTERM").replace("step == 10", "step == 6"))
     arguments = (f"--config={tiny / 'recipe.py'}", f"--workdir={workdir}", "--config.prompts=('[/b] :key:', '[i]')")
     process = script(str(stopper), *arguments)
-    assert (process.returncode, process.stderr) == (143, "stopped: at step 11; the same command goes on from there\n")
+    assert process.returncode == 143
+    stopped = re.fullmatch(r"stopped: at step (\d+); the same command goes on from there\n", process.stderr)
+    assert stopped and 7 <= int(stopped[1]) <= 9, process.stderr
     process = script(TRAIN, *arguments)
     assert process.returncode == 0, process.stderr
-    assert f"resuming {workdir} at step 11" in process.stdout
+    assert f"resuming {workdir} at step {stopped[1]}" in process.stdout
     assert "\n1. [/b] :key:" in process.stdout and "after '[i]'" in process.stdout
 
 
