@@ -1,6 +1,6 @@
 """How fast this repository is beside its peers and beside what the machine can do, in one table.
 
-    python -m experiments.benchmarks.run [--only=train-char,decode] [--repeats=7] [--device=gpu] [--output=FILE.json]
+    python -m experiments.benchmarks.run [--only=train-char,decode] [--repeats=7] [--device=gpu] [--results=FILE.json]
 
 Method. Every program, ours and the peers', runs in a process of its own, so that memory and threads are its own; only
 one works at a time, and torch gets as many threads as JAX, one a core. Each is called until it is compiled and warm,
@@ -75,7 +75,7 @@ _ONLY = flags.DEFINE_list("only", None, "Workloads, with commas between; default
 _PRECISIONS = flags.DEFINE_list("precisions", None, "Classes; default: float32,bfloat16, on GPUs bfloat16.")
 _LIST = flags.DEFINE_boolean("list", False, "Print the names of the workloads, and end.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Timings of each program, of which the median counts.", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output", None, "Also write everything to this file, as JSON.")
+_RESULTS = flags.DEFINE_string("results", None, "Also write everything to this file, as JSON.")
 _TINY = flags.DEFINE_boolean("tiny", False, "Sizes at which numbers mean nothing: whether everything runs.")
 
 
@@ -86,7 +86,7 @@ def main() -> int:
             print(f"{name:12} {function.__doc__.splitlines()[0]}")
         return 0
     names, settings = _chosen(_ONLY.value), _settings()
-    _check_output(_OUTPUT.value)
+    _check_results(_RESULTS.value)
     _prepare_environment(settings)
     measured = [_run(case, settings) for case in ceilings.cases(settings)]
     limits = ceilings.best(measured)
@@ -97,9 +97,9 @@ def main() -> int:
     about = _about(settings, limits)
     Console(width=None if sys.stdout.isatty() else 200).print(report.table(rows))
     print("\n".join([f"{name}: {value}" for name, value in about.items()] + absent))
-    if _OUTPUT.value:
+    if _RESULTS.value:
         content = {**about, "repeats": _REPEATS.value, "rows": rows, "left_out": absent}
-        pathlib.Path(_OUTPUT.value).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        pathlib.Path(_RESULTS.value).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return int(any(result.program.ours and "failed" in result.failure for _, results in measured for result in results))
 
 
@@ -120,9 +120,9 @@ def _settings() -> Settings:
     return Settings(_DEVICE.value, _TINY.value, wanted)
 
 
-def _check_output(path: str | None) -> None:
+def _check_results(path: str | None) -> None:
     if path is not None and not pathlib.Path(path).parent.is_dir():
-        raise ValueError(f"--output={path!r} is in no folder that exists: make it first")
+        raise ValueError(f"--results={path!r} is in no folder that exists: make it first")
 
 
 def _prepare_environment(settings: Settings) -> None:

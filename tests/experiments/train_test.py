@@ -83,7 +83,8 @@ def test_a_run_that_is_told_to_stop_saves_its_step_and_prints_any_prompt_when_it
     arguments = (f"--config={tiny / 'recipe.py'}", f"--workdir={workdir}", "--config.prompts=('[/b] :key:', '[i]')")
     process = script(str(stopper), *arguments)
     assert process.returncode == 143
-    stopped = re.fullmatch(r"stopped: at step (\d+); the same command goes on from there\n", process.stderr)
+    # On a busy machine the checkpoint library may warn before that of a save that took long.
+    stopped = re.search(r"^stopped: at step (\d+); the same command goes on from there\n\Z", process.stderr, re.M)
     assert stopped and 7 <= int(stopped[1]) <= 9, process.stderr
     process = script(TRAIN, *arguments)
     assert process.returncode == 0, process.stderr

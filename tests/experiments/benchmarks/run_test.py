@@ -13,7 +13,7 @@ BENCHMARK = "experiments.benchmarks.run"
 
 def test_a_table_and_json_come_from_a_tiny_run(script, tmp_path):
     output = tmp_path / "numbers.json"
-    flags = ("--tiny", "--only=loss", "--precisions=float32", "--repeats=1", f"--output={output}")
+    flags = ("--tiny", "--only=loss", "--precisions=float32", "--repeats=1", f"--results={output}")
     process = script(BENCHMARK, *flags)
     assert process.returncode == 0, process.stdout + process.stderr
     content = json.loads(output.read_text())
@@ -39,7 +39,7 @@ def mistakes(scripts, tmp_path_factory):
     lines = {
         "typo": ["--only=train-cahr"],
         "precision": ["--only=loss", "--precisions=float8"],
-        "output": ["--only=loss", "--output=/absent/folder/x.json"],
+        "output": ["--only=loss", "--results=/absent/folder/x.json"],
         "gpu": ["--device=gpu", "--only=loss", "--tiny"],
         "list": ["--list"],
     }
@@ -51,7 +51,7 @@ def mistakes(scripts, tmp_path_factory):
     [
         ("typo", ("--only='train-cahr'", "train-char")),
         ("precision", ("float8", "float32, bfloat16")),
-        ("output", ("--output='/absent/folder/x.json'",)),
+        ("output", ("--results='/absent/folder/x.json'",)),
         ("gpu", ("--device='gpu'", "--device=cpu")),
     ],
 )
@@ -79,6 +79,6 @@ def test_every_case_has_ours_and_is_told_apart(name, device):
 
 @pytest.mark.slow
 def test_everything_runs(script, tmp_path):  # ten minutes on two cores
-    process = script(BENCHMARK, "--tiny", "--repeats=1", f"--output={tmp_path / 'numbers.json'}")
+    process = script(BENCHMARK, "--tiny", "--repeats=1", f"--results={tmp_path / 'numbers.json'}")
     assert process.returncode == 0, process.stdout + process.stderr
     assert "failed" not in process.stdout
