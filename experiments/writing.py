@@ -54,8 +54,7 @@ def write(
     Raises:
       ValueError: if the prompt has no room, or a parameter is not finite.
     """
-    if not _finite(trained.params):
-        raise ValueError(f"{trained.origin} has parameters that are not finite: choose some that work")
+    _check_finite(trained)
     blocks = decoding.stream(
         trained.model,
         trained.params,
@@ -72,6 +71,11 @@ def write(
     return _spelt(blocks, trained.tokenizer, prompt_ids(trained, prompt, length) if continues else [])
 
 
+def _check_finite(trained: Trained) -> None:
+    if not _finite(trained.params):
+        raise ValueError(f"{trained.origin} has parameters that are not finite: choose some that work")
+
+
 @jax.jit
 def _finite(params: dict) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
@@ -83,11 +87,12 @@ def speculate(
     """What follows a prompt, found with the help of a smaller model, and the share of its proposals that were kept.
 
     Raises:
-      ValueError: if the two models do not spell alike, or one cannot do it.
+      ValueError: if the two models do not spell alike, or one cannot do it or has a parameter that is not finite.
     """
     for name, one in (("the model", trained), ("the draft", draft)):
         if one.prefix or one.model.config.encoder is not None:
             raise ValueError(f"{name}, {one.origin}, is no causal decoder alone, which --draft needs: leave it out")
+        _check_finite(one)
     vocabularies = [[one.tokenizer.decode([token]) for token in range(one.tokenizer.size)] for one in (trained, draft)]
     if vocabularies[0] != vocabularies[1]:
         raise ValueError(

@@ -79,6 +79,8 @@ def test_parameters_that_are_not_finite_write_nothing(lettered, monkeypatch):
     monkeypatch.setattr(decoding, "stream", lambda *_, **options: pytest.fail("it writes"))
     with pytest.raises(ValueError, match="step 3 has parameters that are not finite"):
         writing.write(trained, "one", 9, decoding.Greedy(), jax.random.key(0))
+    with pytest.raises(ValueError, match="step 3 has parameters that are not finite"):
+        writing.speculate(loading.load(lettered.workdir), trained, "one", 9, 4, decoding.Greedy(), jax.random.key(0))
     with pytest.raises(ValueError, match="the model gives logits that are not finite"):
         writing._best(trained.tokenizer, jnp.full(15, jnp.nan), 3)
 
