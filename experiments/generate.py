@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 
 from experiments import choosing, command, loading, profiling, writing
@@ -52,7 +53,6 @@ def main() -> None:
     trained = loading.load(loading.required(WORKDIR), loading.step(STEP.value), DTYPE.value)
     if trained.model.config.decoder is None:
         fill(trained)
-        profile(partial(writing.fillers, trained, PROMPT.value))
         return
     draft = _draft()
     reads = trained.model.config.encoder is not None  # and writes something else than the prompt's end
@@ -91,6 +91,12 @@ def fill(trained: loading.Trained) -> None:
     """Print what may stand in the place of each mask."""
     for place, rows in enumerate(writing.fillers(trained, PROMPT.value, NEXT.value or 5), start=1):
         writing.console().print(writing.filled(PROMPT.value, place, rows))
+    if PROFILE.value:
+        # The program above is gone with its function, and a trace needs its text.
+        ids = jnp.asarray([trained.ids(PROMPT.value)])
+        forward = partial(jax.jit(trained.model.apply), {"params": trained.params}, ids)
+        jax.block_until_ready(forward())
+        profile(forward)
 
 
 def profile(again: Callable[[], object]) -> None:

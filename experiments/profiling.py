@@ -75,7 +75,10 @@ class Recording:
 
 
 def call(function: Callable[[], Any], folder: Path) -> Profile:
-    """Traces a call of a function, which was called before, so that everything is compiled."""
+    """Traces a call of a function, which was called before, so that everything is compiled.
+
+    The compiled programs must outlive the call, as a `jax.jit` does that the function does not make itself.
+    """
     recording = Recording(folder)
     try:
         jax.block_until_ready(function())
