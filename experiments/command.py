@@ -54,8 +54,11 @@ def _keep_compiled() -> None:
     jax = sys.modules.get("jax")  # a script that has not imported it compiles nothing
     if jax is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    above = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    folder = (above if above.is_absolute() else Path("~/.cache").expanduser()) / "transformer-research" / "compiled"
+    places = Path(os.environ.get("XDG_CACHE_HOME", "")), Path(os.path.expanduser("~/.cache"))
+    cache = next((place for place in places if place.is_absolute()), None)
+    if cache is None:  # a user without a home
+        return
+    folder = cache / "transformer-research" / "compiled"
     for name, value in KEPT.items():
         if name.upper() not in os.environ:
             jax.config.update(name, value)

@@ -216,6 +216,7 @@ def test_heads_are_observed_with_the_parameters_and_the_batch_of_the_step_and_no
 def test_devices_are_given_the_next_steps_before_they_are_done_but_never_many(tmp_path):
     config = Training(steps=20, log_every=1, evaluate_every=10, checkpoint_every=7)
     given, read = [threading.Event() for _ in range(21)], []
+    assert 1 <= loop.AHEAD <= 8
 
     def train(number):
         given[number].set()
