@@ -47,7 +47,10 @@ def _call(main: Callable[[], int | None]) -> int | None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     _keep_compiled()
     with _one_line(_TRACEBACK.value):
-        return main()
+        code = main()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where an error is still one line
+        return code
 
 
 def _keep_compiled() -> None:
@@ -112,6 +115,11 @@ def _one_line(traceback: bool) -> Iterator[None]:
     except Interrupted as stop:
         print(f"stopped: {stop}", file=sys.stderr)
         sys.exit(128 + stop.signal)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; what is still buffered has nowhere to go.
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except MISTAKES as error:
         if traceback:
             raise

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from experiments import choosing, command, loading, profiling, writing
+from experiments import choosing, command, loading, outputs, profiling, writing
 from transformer import decoding
 
 WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
@@ -49,7 +49,7 @@ PROFILE = flags.DEFINE_boolean("profile", False, "Trace one call and print the o
 
 def main() -> None:
     chosen = choosing.method(CHOOSING)
-    sys.stdout.reconfigure(errors="replace")  # a byte model may write what no encoding can
+    outputs.standard()
     trained = loading.load(loading.required(WORKDIR), loading.step(STEP.value), DTYPE.value)
     if trained.model.config.decoder is None:
         fill(trained)

@@ -86,14 +86,18 @@ class Run:
         return training.create(params, self.optimizer, self.experiment.training.ema)
 
 
+class InUse(ValueError):
+    """Another run holds the working directory."""
+
+
 @contextmanager
 def removed_if_refused(workdir: Path) -> Iterator[None]:
     """A run that cannot begin leaves nothing behind: directories that were not there before go again."""
     new = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
     try:
         yield
-    except BaseException:
-        if new:
+    except BaseException as error:
+        if new and not isinstance(error, InUse):  # by now it is the other run's
             shutil.rmtree(workdir, ignore_errors=True)
         with suppress(OSError):  # not there, or in use by another run meanwhile
             for parent in new[1:]:
@@ -110,7 +114,7 @@ def locked(workdir: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ValueError(f"{workdir} is in use by another run: wait, or use a new --workdir") from None
+                raise InUse(f"{workdir} is in use by another run: wait, or use a new --workdir") from None
         yield
 
 

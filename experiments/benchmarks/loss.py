@@ -9,7 +9,7 @@ from experiments.benchmarks import peers
 from experiments.benchmarks.contest import Case, Program, Settings
 
 OURS = ("transformer.training",)
-CHUNK = 256  # positions whose logits exist at one time
+CHUNK = 512  # positions whose logits exist at one time
 
 
 def cases(settings: Settings) -> list[Case]:

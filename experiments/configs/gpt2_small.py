@@ -34,7 +34,6 @@ def get_config():
             accumulation=5,
             evaluate_every=1000,
             checkpoint_every=1000,
-            loss_chunk=2048,
             optimizer=Optimizer(learning_rate=6e-4, warmup=2000, final=0.1, weight_decay=0.1),
         ),
         prompts=("The mole", "In the chemistry laboratory, a mole", "At the doctor's, a mole"),

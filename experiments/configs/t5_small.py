@@ -32,7 +32,6 @@ def get_config():
             steps=2**19,
             batch_size=128,
             accumulation=4,
-            loss_chunk=2048,
             evaluate_every=10_000,
             checkpoint_every=10_000,
             optimizer=Optimizer(

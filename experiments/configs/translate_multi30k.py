@@ -28,6 +28,7 @@ version:2.6.0), by updates, the last three with `--config.training.steps=14000`:
 | 10,000 | 0.6 | 39.41 | 31.21 | 63.66 | 58.60 |
 | 12,000 | 0.6 | 39.27 | 31.21 | 63.43 | 58.35 |
 | 14,000 | 0.6 | 40.21 | 31.81 | 64.26 | 59.23 |
+| 14,000 | 1.0 | 40.26 | 32.16 | 64.37 | 59.59 |
 
 The published 41.02 on 2016 is after 8,000 updates; `experiments/LOG.md` has what was tried to close the gap.
 """

@@ -154,3 +154,13 @@ def test_whoever_says_so_keeps_it_elsewhere_or_not_at_all(tmp_path, compile_some
 def test_a_folder_that_cannot_be_written_stops_no_script(tmp_path, compile_something):
     (tmp_path / "transformer-research").touch()
     assert compile_something() == (0, 0, [])
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
+    process = run(tmp_path, "for n in range(100_000): print(n)", "--config.a=0")
+    assert (process.returncode, process.stdout.count("\n")) == (0, 100_000)
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, tmp_path / "script.py"], **pipe) as writer:
+        assert writer.stdout.readline() == "0\n"
+        writer.stdout.close()
+        assert (writer.wait(timeout=60), writer.stderr.read()) == (128 + signal.SIGPIPE, "")
