@@ -97,6 +97,7 @@ CHANGES = {
     "ModelConfig.dtype": (PLAIN, "bfloat16", OUTPUT),
     "ModelConfig.param_dtype": (PLAIN, "bfloat16", SHAPES),
     "ModelConfig.unroll": (PLAIN, 2, PROGRAM),
+    "ModelConfig.attention_implementation": (PLAIN, "chunked", PROGRAM),
     "ModelConfig.remat": (PLAIN, "full", PROGRAM),
 }
 # Fields that more than one kind of scaling reads, each kind by its own code.
