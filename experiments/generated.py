@@ -13,18 +13,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 import tokenizers
 from rich.console import Console
 from tokenizers import pre_tokenizers
 
 from experiments import command, loading, running
+from experiments.devices import Devices
 from experiments.experiment import Experiment
 from transformer import text, training
 from transformer.data import Data, Example, Tokenizer
 from transformer.text.special import Special
-from transformer.training import parallel as devices
+from transformer.training import parallel
 
 MARK = "generated:"  # before the program's name, in the place of a corpus's path
 HELD_OUT = 2**31  # the first validation step: steps of training are int32, so none comes that far
@@ -92,7 +92,7 @@ def train(
     *,
     observe: Observe | None = None,
     console: Console | None = None,
-    parallel: str = "jit",
+    devices: Devices | None = None,
 ) -> loading.Trained:
     """Train to the experiment's last step, from the last checkpoint where there is one.
 
@@ -107,7 +107,7 @@ def train(
       workdir: made if need be.
       observe: `observe(step, params)` measures the parameters after so many steps.
       console: where each checkpoint's values are printed; None prints nothing.
-      parallel: of `parallel.KINDS`, how the step runs on all devices.
+      devices: how the step runs on all devices; None shares the rows among them.
 
     Returns:
       The model at the step where the run is now.
@@ -116,19 +116,19 @@ def train(
       ValueError: if the batches do not fit the experiment, or `workdir` holds another run or is in use.
       command.Interrupted: after SIGINT or SIGTERM, with the step saved.
     """
-    workdir, console = Path(workdir), console or Console(quiet=True)
+    workdir, console, devices = Path(workdir), console or Console(quiet=True), devices or Devices()
     config = experiment.training
     if experiment.initial is not None:
         raise ValueError(
             f"initial={experiment.initial!r} cannot work: generated sequences are learnt from the beginning"
         )
-    devices.check(config.batch_size, config.accumulation)
+    parallel.check(config.batch_size, config.accumulation, devices.mesh)
     experiment.check_vocabulary(tokenizer.size)
     fingerprint = _fingerprint(experiment, tokenizer, batch_at)
     with ExitStack() as held:
         with running.removed_if_refused(workdir):
             held.enter_context(running.locked(workdir))
-            run = Run(experiment, fingerprint, workdir, console, parallel)
+            run = Run(experiment, fingerprint, workdir, console, devices)
             run.restore()
             tokenizer.save(workdir / "data")
         with running.signals() as received:
@@ -146,8 +146,9 @@ class Run(running.Run):
         config, seed, start = self.experiment.training, self.experiment.seed, int(self.state.step)
         if not start:
             self.console.print(f"training {self.workdir}")
-        batches = Batches(batch_at, seed, config.batch_size, start)
-        held_out = Batches(batch_at, seed, config.batch_size, HELD_OUT)
+        share = self.parallel.share[:2]
+        batches = Batches(batch_at, seed, config.batch_size, start, share)
+        held_out = Batches(batch_at, seed, config.batch_size, HELD_OUT, share)
         kept = [next(held_out) for _ in range(VALIDATION)]
 
         def evaluate(params: Any) -> dict[str, float]:
@@ -180,9 +181,9 @@ class Run(running.Run):
 class Batches:
     """An endless iterator over this process's rows of each global batch; its only state is `step`, the next one."""
 
-    def __init__(self, batch_at: BatchAt, seed: int, rows: int, start: int):
+    def __init__(self, batch_at: BatchAt, seed: int, rows: int, start: int, share: tuple[int, int] = (0, 1)):
         self.step = start
-        self._batch_at, self._seed, self._rows = batch_at, seed, rows
+        self._batch_at, self._seed, self._rows, self._share = batch_at, seed, rows, share
 
     def __iter__(self) -> Batches:
         return self
@@ -190,9 +191,9 @@ class Batches:
     def __next__(self) -> Example:
         batch = self._batch_at(self._seed, self.step, self._rows)
         self.step += 1
-        share = self._rows // jax.process_count()
-        first = share * jax.process_index()
-        return {name: array[first : first + share] for name, array in batch.items()}
+        index, count = self._share
+        own = self._rows // count
+        return {name: array[index * own : (index + 1) * own] for name, array in batch.items()}
 
 
 def _fingerprint(experiment: Experiment, tokenizer: text.Tokenizer, batch_at: BatchAt) -> dict[str, str | int]:

@@ -28,11 +28,11 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import generated, loading, plots, recipe, writing
+from experiments import devices, generated, loading, plots, recipe, writing
 from experiments.experiment import Experiment
 from transformer import data, inspection, models, text
 from transformer.inspection import patterns
-from transformer.training import metrics, parallel
+from transformer.training import metrics
 
 SYMBOLS = string.ascii_letters + string.digits + "+-"
 PERIODS = (10, 31)  # the shortest block and the longest
@@ -47,7 +47,7 @@ CONFIG = recipe.define()
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the runs go, a folder for each.")
 SEEDS = flags.DEFINE_integer("seeds", 1, "How many seeds, from the recipe's on.", lower_bound=1)
 PLOT = flags.DEFINE_string("plot", None, "Where the plot goes; default: induction.png in --workdir; empty: nowhere.")
-PARALLEL = flags.DEFINE_enum("parallel", "jit", list(parallel.KINDS), "How the step runs on all devices.")
+DEVICES = devices.define_parallel()
 JSON = flags.DEFINE_boolean("json", False, "Print JSON in the place of tables.")
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     for seed in range(experiment.seed, experiment.seed + SEEDS.value):
         for depth in sorted({1, experiment.model.decoder.depth}):
             folder = workdir / f"layers-{depth}-seed-{seed}"
-            trained = train(resized(experiment, depth, seed), folder, None if JSON.value else console, PARALLEL.value)
+            trained = train(resized(experiment, depth, seed), folder, None if JSON.value else console, DEVICES())
             runs[depth, seed] = metrics.read(folder)
             rows.append({"layers": depth, "seed": seed, **measure(trained), "learnt_at": learnt_at(runs[depth, seed])})
     if JSON.value:
@@ -124,7 +124,12 @@ def batch_at(seed: int, step: int, rows: int, *, length: int) -> data.Example:
     return data.causal(ids) | {"weights": repeated.astype(np.float32)}
 
 
-def train(experiment: Experiment, workdir: Path, console: Console | None = None, kind: str = "jit") -> loading.Trained:
+def train(
+    experiment: Experiment,
+    workdir: Path,
+    console: Console | None = None,
+    shared: devices.Devices | None = None,
+) -> loading.Trained:
     """A run on these sequences, with what `observe` measures in its metrics."""
     tokenizer = text.Characters(SYMBOLS, fallback=False)
     model, held_out = models.Transformer(experiment.model), held_out_batch(experiment)
@@ -135,7 +140,7 @@ def train(experiment: Experiment, workdir: Path, console: Console | None = None,
         workdir,
         observe=lambda step, params: observe(model, params, held_out),
         console=console,
-        parallel=kind,
+        devices=shared,
     )
 
 

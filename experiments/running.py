@@ -5,20 +5,54 @@ from __future__ import annotations
 import fcntl
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from rich.console import Console
 
+from experiments.devices import Devices
 from experiments.experiment import Experiment
 from transformer import data, models, training
 from transformer.inspection import patterns
-from transformer.training import integrity, optimizers, parallel, recipes, telemetry
+from transformer.training import integrity, optimizers, recipes, telemetry
+
+
+class Steps(NamedTuple):
+    """What a recipe's model, optimizer and losses make: all that runs on devices."""
+
+    model: models.Transformer
+    train: Callable[..., Any]
+    evaluation: Callable[..., Any]
+    init: Callable[..., training.State]  # of parameters, or of None for random ones
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Steps:
+        """The steps of an experiment, as `parallel.build` takes them."""
+        config = experiment.training
+        model = models.Transformer(experiment.model)
+        optimizer = optimizers.build(config.optimizer, config.steps)
+        losses = {"smoothing": config.label_smoothing, "z_loss": config.z_loss}
+        objective = partial(training.prediction, model, chunk=config.loss_chunk)
+        step = partial(
+            training.train_step, loss_fn=objective(**losses), optimizer=optimizer,
+            accumulation=config.accumulation, seed=experiment.seed, ema=config.ema,
+        )  # fmt: skip
+        accuracy = experiment.data.objective.kind != "causal"
+        evaluation = partial(training.evaluation_step, loss_fn=objective(accuracy=accuracy))
+
+        def init(params: dict | None = None) -> training.State:
+            if params is None:
+                tokens, parts = jnp.zeros((1, 1), jnp.int32), experiment.model
+                source = tokens if parts.encoder is not None and parts.decoder is not None else None
+                params = model.init(jax.random.key(experiment.seed), tokens, source=source)["params"]
+            return training.create(params, optimizer, config.ema)
+
+        return cls(model, step, evaluation, init)
 
 
 class Run:
@@ -29,33 +63,23 @@ class Run:
       fingerprint: what determines the batches; another one than the checkpoint's is refused.
       workdir: where the checkpoints are.
       console: where it is said that a run goes on.
-      kind: of `parallel.KINDS`.
+      devices: how the step runs on all devices.
     """
 
     def __init__(
-        self, experiment: Experiment, fingerprint: Mapping[str, Any], workdir: Path, console: Console, kind: str
+        self, experiment: Experiment, fingerprint: Mapping[str, Any], workdir: Path, console: Console, devices: Devices
     ):
-        config = experiment.training
         self.experiment, self.workdir, self.console = experiment, workdir, console
-        self.model = models.Transformer(experiment.model)
-        self.optimizer = optimizers.build(config.optimizer, config.steps)
-        losses = {"smoothing": config.label_smoothing, "z_loss": config.z_loss}
-        objective = partial(training.prediction, self.model, chunk=config.loss_chunk)
-        step = partial(
-            training.train_step, loss_fn=objective(**losses), optimizer=self.optimizer,
-            accumulation=config.accumulation, seed=experiment.seed, ema=config.ema,
-        )  # fmt: skip
-        accuracy = experiment.data.objective.kind != "causal"
-        evaluation = partial(training.evaluation_step, loss_fn=objective(accuracy=accuracy))
-        self.parallel = parallel.build(kind, step, evaluation)
-        totals = partial(patterns.totals, self.model, names=telemetry.SCORES)
-        self.heads = telemetry.heads(totals, kind)
+        self.steps = Steps.of(experiment)
+        self.parallel = devices.build(self.steps.train, self.steps.evaluation)
+        totals = partial(patterns.totals, self.steps.model, names=telemetry.SCORES)
+        self.heads = telemetry.heads(totals, devices.build)
         self.recipe = {"config": experiment.dictionary(), "data": dict(fingerprint)}
         self.state = None
 
     def restore(self, params: dict | None = None) -> None:
         """Take up the last checkpoint, or begin anew, with these parameters or with random ones."""
-        abstract = jax.eval_shape(self._initial)
+        abstract = jax.eval_shape(self.steps.init)
         with training.Checkpoints(self.workdir, self.experiment.training.keep) as checkpoints:
             try:
                 restored = checkpoints.restore(abstract)
@@ -63,7 +87,7 @@ class Run:
                 self._refuse_changes(training.load_params(self.workdir).recipe)
                 raise
         if restored is None:
-            self.state = self.parallel.place_state(jax.jit(self._initial)(params))
+            self.state = self.parallel.init_state(self.steps.init, params)
             return
         self._refuse_changes(restored.recipe)
         self.state = self.parallel.place_state(restored.state)
@@ -77,13 +101,6 @@ class Run:
         changes = recipes.compare(before, self.recipe["config"])
         if changes:
             raise ValueError(f"{self.workdir} holds a run of another recipe: {'; '.join(changes)}; use a new --workdir")
-
-    def _initial(self, params: dict | None = None) -> training.State:
-        if params is None:
-            tokens, config = jnp.zeros((1, 1), jnp.int32), self.experiment.model
-            source = tokens if config.encoder is not None and config.decoder is not None else None
-            params = self.model.init(jax.random.key(self.experiment.seed), tokens, source=source)["params"]
-        return training.create(params, self.optimizer, self.experiment.training.ema)
 
 
 class InUse(ValueError):

@@ -2,13 +2,19 @@
 
     python -m experiments.train --config=experiments/configs/stdlib.py --workdir=runs/stdlib
     python -m experiments.train --config=... --workdir=... --config.training.steps=2000 --parallel=pmap
+    python -m experiments.train --config=... --workdir=... --mesh=fsdp=4,tensor=2 [--explain_sharding]
     python -m experiments.train --config=... --workdir=... --profile
     python -m experiments.train --config=... --workdir=... --config.initial=FOLDER --config.data.path=TEXT
 
 The last one goes on from a pretrained model or from another run: the architecture, the parameters and the tokenizer are
-those of FOLDER, and what only training reads is the recipe's (see `Experiment.beginning_with`). `--profile` traces a
-few steps, once they are compiled and warm, into `profile` in the working directory, prints which operations cost most,
-and goes on training.
+those of FOLDER, and what only training reads is the recipe's (see `Experiment.beginning_with`).
+
+`--mesh` says how devices share the work: `data` by rows; `fsdp` by rows, each device keeping a part of every parameter;
+`tensor` by heads and inner features; `sequence` by positions; `expert` by experts. The global batch is the same for all
+of them. `--explain_sharding` prints where every array would lie, and trains nothing.
+
+`--profile` traces a few steps, once they are compiled and warm, into `profile` in the working directory, prints which
+operations cost most, and goes on training.
 
 A working directory that already holds a run resumes it from its last checkpoint. Ctrl-C and SIGTERM end the step that
 runs, save, and leave.
@@ -24,14 +30,15 @@ import jax
 from absl import flags
 from rich.console import Console
 
-from experiments import command, generated, loading, measures, profiling, recipe, running, writing
+from experiments import command, devices, generated, loading, measures, profiling, recipe, running, writing
 from experiments.experiment import Experiment
 from transformer import data, models, text, training
 from transformer.training import metrics, parallel, utilisation
 
 CONFIG = recipe.define()
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the tokenised corpus go.")
-PARALLEL = flags.DEFINE_enum("parallel", "jit", list(parallel.KINDS), "How the step runs on all devices.")
+DEVICES = devices.define_parallel()
+EXPLAIN = flags.DEFINE_boolean("explain_sharding", False, "Print where every array would lie, and train nothing.")
 TENSORBOARD = flags.DEFINE_boolean("tensorboard", False, "Also write TensorBoard events.")
 WANDB = flags.DEFINE_string("wandb", None, "Also log to this Weights & Biases project.")
 PROFILE = flags.DEFINE_boolean("profile", False, "Trace a few steps and print the operations that cost most.")
@@ -42,8 +49,11 @@ def main() -> None:
     generated.refuse(experiment)
     if not WORKDIR.value:  # an empty one would be the current folder
         raise ValueError("--workdir is missing: say where the run goes, such as --workdir=runs/NAME")
-    workdir, console = Path(WORKDIR.value), writing.console()
-    parallel.check(experiment.training.batch_size, experiment.training.accumulation)
+    workdir, console, shared = Path(WORKDIR.value), writing.console(), DEVICES()
+    parallel.check(experiment.training.batch_size, experiment.training.accumulation, shared.mesh)
+    if EXPLAIN.value:
+        devices.explain(shared, jax.eval_shape(running.Steps.of(experiment).init), console)
+        return
     metrics.extras(TENSORBOARD.value, WANDB.value)
     with ExitStack() as held:
         with running.removed_if_refused(workdir):
@@ -52,7 +62,7 @@ def main() -> None:
             corpus = data.prepare(experiment.data, workdir / "data", tokenizer)
             experiment.check_vocabulary(corpus.tokenizer.size)
             writing.check_prompts(experiment.prompts, corpus.tokenizer, experiment.data.objective.kind)
-            run = Run(experiment, corpus, workdir, console)
+            run = Run(experiment, corpus, workdir, console, shared)
             run.restore(params)
             del params
         with running.signals() as received:
@@ -79,8 +89,15 @@ def _begin(experiment: Experiment, workdir: Path) -> tuple[Experiment, dict | No
 class Run(running.Run):
     """An experiment on its corpus: everything that the loop needs, built from the recipe."""
 
-    def __init__(self, experiment: Experiment, corpus: data.Corpus | data.Bitext, workdir: Path, console: Console):
-        super().__init__(experiment, corpus.recipe, workdir, console, PARALLEL.value)
+    def __init__(
+        self,
+        experiment: Experiment,
+        corpus: data.Corpus | data.Bitext,
+        workdir: Path,
+        console: Console,
+        shared: devices.Devices,
+    ):
+        super().__init__(experiment, corpus.recipe, workdir, console, shared)
         self.corpus = corpus
         config = experiment.training
         self.sizes = {"batch_size": config.batch_size, "batch_tokens": config.batch_tokens}
@@ -90,7 +107,7 @@ class Run(running.Run):
     def train(self, stop: Callable[[], bool] = lambda: False) -> loading.Trained:
         """Run the loop to its end or until told to stop, and return the model; at the end, say how good it is."""
         config, corpus, start = self.experiment.training, self.corpus, int(self.state.step)
-        batches = data.batches(corpus, **self.sizes, seed=self.experiment.seed, start=start, **_shares())
+        batches = data.batches(corpus, **self.sizes, seed=self.experiment.seed, start=start, **self._share())
         self._introduce(batches)
         with (
             self._profiled(config.steps - start) as self.parallel,
@@ -122,7 +139,7 @@ class Run(running.Run):
 
     def _evaluate(self, params: dict) -> dict[str, float]:
         """Over the whole validation stream."""
-        placed = map(self.parallel.place_batch, data.validation_batches(self.corpus, **self.sizes, **_shares()))
+        placed = map(self.parallel.place_batch, data.validation_batches(self.corpus, **self.sizes, **self._share()))
         size = self.corpus.validation_bytes if self.bytes else None
         return training.evaluate(self.parallel.evaluate, params, placed, size)
 
@@ -138,6 +155,10 @@ class Run(running.Run):
 
         return rates
 
+    def _share(self) -> dict[str, int]:
+        """Which part of every global batch this process needs."""
+        return {"process_index": self.parallel.share.index, "process_count": self.parallel.share.count}
+
     def _introduce(self, batches: data.Batches) -> None:
         book = models.ledger(self.experiment.model)
         speed = data.pipeline_speed(batches, seconds=0.2)
@@ -148,10 +169,6 @@ class Run(running.Run):
             f"data:  {self.experiment.data.path}, {measures.amount(self.corpus)} to train on; the pipeline alone gives "
             f"{speed:,.0f} tokens/s, and {batches.fill:.1%} of the places in its rows hold tokens"
         )
-
-
-def _shares() -> dict[str, int]:
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
 if __name__ == "__main__":

@@ -24,14 +24,13 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import generated, loading, plots, recipe, verdant_report, writing
+from experiments import devices, generated, loading, plots, recipe, verdant_report, writing
 from experiments import verdant_measures as measures
 from experiments import verdant_questions as questions
 from experiments.experiment import Experiment
 from experiments.verdant_grammar import Sentence, longest, sample
 from experiments.verdant_lexicon import ENGLISH
 from transformer import data, text
-from transformer.training import parallel
 
 NAME = "verdant"
 RECIPE = Path(__file__).parent / "configs" / "verdant.py"
@@ -44,7 +43,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where the run goes.")
 WORD = flags.DEFINE_enum("word", "mole", list(ENGLISH.ambiguous), "The noun whose vectors are drawn.")
 PLOT = flags.DEFINE_string("plot", None, "Where the plot goes; default: verdant.png in --workdir; empty: nowhere.")
 QUESTIONS = flags.DEFINE_integer("questions", 1200, "How many questions of each kind are asked.", lower_bound=500)
-PARALLEL = flags.DEFINE_enum("parallel", "jit", list(parallel.KINDS), "How the step runs on all devices.")
+DEVICES = devices.define_parallel()
 JSON = flags.DEFINE_boolean("json", False, "Print JSON in the place of tables.")
 
 
@@ -57,7 +56,7 @@ def main() -> None:
     picture = workdir / "verdant.png" if PLOT.value is None else PLOT.value
     if picture:
         plots.check(picture)
-    trained = train(experiment, workdir, None if JSON.value else console, PARALLEL.value)
+    trained = train(experiment, workdir, None if JSON.value else console, DEVICES())
     measured = measure(trained, QUESTIONS.value)
     if picture:
         plots.save(verdant_report.draw(measured, WORD.value), picture)
@@ -96,7 +95,12 @@ def batch_at(seed: int, step: int, rows: int, *, length: int) -> data.Example:
     return batch(told(f"{seed} {step}", rows), length)
 
 
-def train(experiment: Experiment, workdir: Path, console: Console | None = None, kind: str = "jit") -> loading.Trained:
+def train(
+    experiment: Experiment,
+    workdir: Path,
+    console: Console | None = None,
+    shared: devices.Devices | None = None,
+) -> loading.Trained:
     """A run on these sentences."""
     return generated.train(
         experiment,
@@ -104,7 +108,7 @@ def train(experiment: Experiment, workdir: Path, console: Console | None = None,
         functools.partial(batch_at, length=experiment.data.length),
         workdir,
         console=console,
-        parallel=kind,
+        devices=shared,
     )
 
 

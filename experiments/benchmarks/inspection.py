@@ -100,7 +100,9 @@ def _train(experiment: Experiment) -> None:
         accumulation=config.accumulation, ema=config.ema,
     )  # fmt: skip
     steps = parallel.build("jit", step, functools.partial(training.evaluation_step, loss_fn=training.prediction(model)))
-    heads = telemetry.heads(functools.partial(patterns.totals, model, names=telemetry.SCORES), "jit")
+    heads = telemetry.heads(
+        functools.partial(patterns.totals, model, names=telemetry.SCORES), functools.partial(parallel.build, "jit")
+    )
     ids = np.random.default_rng(0).integers(
         0, model.config.vocab, (config.batch_size, experiment.data.length), np.int32
     )

@@ -9,6 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import command, generated, loading, running
+from experiments.devices import Devices
 from experiments.experiment import Experiment
 from transformer import inspection, text
 from transformer.models import Attention, ModelConfig, Stack
@@ -44,9 +45,9 @@ def observe(step, params):
     return {"seen": step, "largest": float(max(abs(leaf).max() for leaf in jax.tree.leaves(params)))}
 
 
-def train(workdir, batches=batch_at, tokenizer=None, parallel="jit", **training):
+def train(workdir, batches=batch_at, tokenizer=None, devices=None, **training):
     words = generated.words(WORDS) if tokenizer is None else tokenizer
-    return generated.train(experiment(**training), words, batches, workdir, observe=observe, parallel=parallel)
+    return generated.train(experiment(**training), words, batches, workdir, observe=observe, devices=devices)
 
 
 def lines(workdir):
@@ -158,13 +159,11 @@ def test_a_run_that_is_over_is_only_opened(whole):
     assert lines(workdir) == before and set(range(1, 12)).isdisjoint(step for _, step, _ in asked)
 
 
-def test_each_process_takes_its_own_rows(monkeypatch):
+def test_each_process_takes_its_own_rows():
     batches = {count: [] for count in (1, 4)}
     for count in batches:
-        monkeypatch.setattr(jax, "process_count", lambda count=count: count)
         for index in range(count):
-            monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-            one = generated.Batches(batch_at, 3, 8, 5)
+            one = generated.Batches(batch_at, 3, 8, 5, (index, count))
             assert one.step == 5
             batches[count].append(next(one))
             assert one.step == 6
@@ -174,11 +173,11 @@ def test_each_process_takes_its_own_rows(monkeypatch):
 
 
 def test_the_step_may_run_under_pmap(whole, tmp_path):
-    assert train(tmp_path, parallel="pmap", steps=2).step == 2
+    assert train(tmp_path, devices=Devices("pmap"), steps=2).step == 2
     (row,), first = lines(tmp_path), lines(whole[0])[0]
     assert row["step"] == first["step"] and row["loss"] != first["loss"]  # each device has keys of its own for dropout
     with pytest.raises(ValueError, match="parallel='vmap' cannot work"):
-        train(tmp_path / "new", parallel="vmap")
+        train(tmp_path / "new", devices=Devices("vmap"))
 
 
 def test_another_program_tokenizer_or_recipe_does_not_go_on(whole):

@@ -48,7 +48,13 @@ def real():
     def start():
         return create(model.init(jax.random.key(0), jnp.zeros((1, 1), int))["params"], optimizer, CONFIG.ema)
 
-    return steps, start, telemetry.heads(functools.partial(patterns.totals, model, names=telemetry.SCORES), "jit")
+    return (
+        steps,
+        start,
+        telemetry.heads(
+            functools.partial(patterns.totals, model, names=telemetry.SCORES), functools.partial(parallel.build, "jit")
+        ),
+    )
 
 
 def tokens(step):

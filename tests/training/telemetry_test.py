@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.training import telemetry
+from transformer.training import parallel, telemetry
 from transformer.training.objective import SEEN
 
 B, T, L, H = 4, 3, 2, 5
@@ -32,7 +32,7 @@ PARAMS = {"share": np.arange(1, 1 + L * H, dtype=np.float32).reshape(L, H)}
 def test_values_are_means_by_attention_layer_head_and_score(kind):
     rows = batch()
     placed = {name: value[None] if kind == "pmap" else value for name, value in rows.items()}
-    values = telemetry.heads(totals, kind)(PARAMS, placed)
+    values = telemetry.heads(totals, functools.partial(parallel.build, kind))(PARAMS, placed)
     assert list(values) == [f"heads/decoder/{layer}/{head}/seen" for layer in range(L) for head in range(H)]
     seen = rows["inputs"] + 10 * rows["segments"] + 100 * rows["positions"]
     mean = np.sum(seen * rows["weights"].astype(np.float64)) / rows["weights"].sum()

@@ -17,6 +17,7 @@ from transformer.nn.projection import Projection
 from transformer.nn.tap import Tap
 from transformer.ops import attention as ops
 from transformer.ops.masks import Mask
+from transformer.ops.sharding import constrain
 
 if TYPE_CHECKING:
     from transformer.models.config import ModelConfig, Stack
@@ -91,7 +92,9 @@ class MultiHeadAttention(nn.Module):
             key = self.key_norm(key)
         if view.rotate is not None:
             key = view.rotate(key)
-        return tap("key", key), tap("value", self.value(x))
+        # Every query sees all keys: where positions are shared, each device gathers the others' (context parallelism).
+        key, value = (constrain(array, "rows", None, "heads", None) for array in (key, self.value(x)))
+        return tap("key", key), tap("value", value)
 
     def _attend(
         self, x: jax.Array, key: jax.Array, value: jax.Array, view: View, tap: Tap, train: bool, cached: bool
@@ -102,6 +105,7 @@ class MultiHeadAttention(nn.Module):
             query = self.query_norm(query)
         if view.rotate is not None:
             query = view.rotate(query)
+        query = constrain(query, "rows", "positions", "heads", None)
         drops = train and attention.dropout > 0
         mixed = ops.attend(
             tap("query", query),
@@ -114,8 +118,8 @@ class MultiHeadAttention(nn.Module):
             dropout=attention.dropout,
             dropout_key=self.make_rng("dropout") if drops else None,
             observe=tap if tap.wants("scores") or tap.wants("pattern") else None,
-            # What was chosen is for whole sequences; few kernels take a step with a cache.
-            implementation="auto" if cached else self.config.attention_implementation,
+            # What was chosen is for whole sequences; few kernels take a step with a cache, or the token of an `init`.
+            implementation="auto" if cached or x.shape[1] == 1 else self.config.attention_implementation,
         )
         return tap("output", self._output(tap("mixed", mixed), tap))
 

@@ -16,6 +16,7 @@ from transformer.nn.cache import Cache
 from transformer.nn.mlp import FeedForward
 from transformer.nn.norms import Normalize
 from transformer.nn.tap import Tap
+from transformer.ops.sharding import constrain
 
 if TYPE_CHECKING:
     from transformer.models.config import ModelConfig, Stack
@@ -77,6 +78,7 @@ class Block(nn.Module):
 
     def _add(self, name: str, x: jax.Array, added: jax.Array, train: bool) -> jax.Array:
         """The residual after a half."""
+        added = constrain(added, "rows", "residual", None)
         x = x + nn.Dropout(self.stack.dropout, deterministic=not train)(added)
         return self._norm(f"{name}_norm")(x) if self.stack.norm_placement == "post" else x
 

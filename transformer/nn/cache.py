@@ -12,6 +12,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from transformer.ops.sharding import constrain
+
 if TYPE_CHECKING:
     from transformer.models.config import ModelConfig
 
@@ -44,16 +46,20 @@ class Cache:
         rows = jnp.arange(key.shape[0])[:, None]
         slots = self.length[:, None] + jnp.arange(key.shape[1])
         return self.replace(
-            key=self.key.at[layer, rows, slots].set(key.astype(self.key.dtype), mode="drop"),
-            value=self.value.at[layer, rows, slots].set(value.astype(self.value.dtype), mode="drop"),
+            key=_share(self.key.at[layer, rows, slots].set(key.astype(self.key.dtype), mode="drop")),
+            value=_share(self.value.at[layer, rows, slots].set(value.astype(self.value.dtype), mode="drop")),
         )
 
     def write_source(self, layer: jax.Array, key: jax.Array, value: jax.Array) -> Cache:
         """Put the source's `[B, S', G, K]` keys and values into a layer."""
         return self.replace(
-            cross_key=self.cross_key.at[layer].set(key.astype(self.cross_key.dtype)),
-            cross_value=self.cross_value.at[layer].set(value.astype(self.cross_value.dtype)),
+            cross_key=_share(self.cross_key.at[layer].set(key.astype(self.cross_key.dtype))),
+            cross_value=_share(self.cross_value.at[layer].set(value.astype(self.cross_value.dtype))),
         )
+
+
+def _share(array: jax.Array) -> jax.Array:
+    return constrain(array, None, "rows", None, "heads", None)
 
 
 def empty(config: ModelConfig, batch: int, length: int, source_length: int | None = None) -> Cache:

@@ -12,6 +12,7 @@ from transformer.nn.mlp import ACTIVATIONS
 from transformer.nn.norms import Normalize
 from transformer.nn.positions import look_up
 from transformer.nn.projection import Projection, project, standard_deviation
+from transformer.ops.sharding import constrain
 
 if TYPE_CHECKING:
     from transformer.models.config import ModelConfig, Stack
@@ -36,7 +37,9 @@ class Embedding(nn.Module):
           ValueError: if token types are given to a model that has none.
         """
         config = self.config
-        out = look_up(self.table, tokens).astype(jnp.dtype(config.dtype))
+        # Many rows are looked up where tokens are, in a whole table; for one, a table need not be gathered.
+        table = constrain(self.table, None, None) if tokens.shape[1] > 1 else self.table
+        out = constrain(look_up(table, tokens).astype(jnp.dtype(config.dtype)), "rows", "residual", None)
         if config.embedding_scale:
             out = out * jnp.asarray(config.width**0.5, out.dtype)
         if config.token_types:
@@ -77,6 +80,7 @@ class Unembedding(nn.Module):
         readout = self.config.readout
         kernel = table.T if readout.tied else self.kernel
         logits = project(features, kernel.astype(features.dtype), dtype=jnp.float32)
+        logits = constrain(logits, "rows", "residual", None)
         if readout.bias:
             logits = logits + self.bias.astype(jnp.float32)
         if readout.softcap is not None:

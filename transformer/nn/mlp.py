@@ -10,6 +10,7 @@ import jax
 
 from transformer.nn.projection import Projection
 from transformer.nn.tap import Tap
+from transformer.ops.sharding import constrain
 
 if TYPE_CHECKING:
     from transformer.models.config import ModelConfig, Stack
@@ -39,6 +40,7 @@ class FeedForward(nn.Module):
             hidden = activation(Projection(config, (width,), (inner,), mlp.bias, name="gate")(x)) * hidden
         else:
             hidden = activation(hidden)
+        hidden = constrain(hidden, "rows", "positions", "inner")
         hidden = tap("inner", nn.Dropout(mlp.dropout, deterministic=not train)(hidden))
         multiplier = config.output_multiplier(self.stack)
         return tap("outer", Projection(config, (inner,), (width,), mlp.bias, multiplier, name="down")(hidden))

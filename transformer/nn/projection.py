@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer.ops.sharding import mesh_sizes
+
 if TYPE_CHECKING:
     from transformer.models.config import Init, ModelConfig
 
@@ -25,12 +27,16 @@ def project(
     """Contract the last `inputs` axes of x with the first ones of kernel: `[..., I] x [I, O] -> [..., O]`.
 
     Everything is flattened to two dimensions first: the weight gradient of a `[B, T, D]` product is up to twice as slow
-    on CPUs as that of a `[B * T, D]` one. `dtype` is that of the sums, None that of x.
+    on CPUs as that of a `[B * T, D]` one. Not so on a mesh, where rows and positions may both be shared among devices,
+    and an axis made of them could not be. `dtype` is that of the sums, None that of x.
     """
     width = math.prod(kernel.shape[:inputs])
     leading = x.shape[: x.ndim - inputs]
-    out = jnp.matmul(x.reshape(-1, width), kernel.reshape(width, -1), preferred_element_type=dtype)
-    out = out.reshape(*leading, *kernel.shape[inputs:])
+    if mesh_sizes():
+        out = jnp.tensordot(x, kernel, inputs, preferred_element_type=dtype)
+    else:
+        out = jnp.matmul(x.reshape(-1, width), kernel.reshape(width, -1), preferred_element_type=dtype)
+        out = out.reshape(*leading, *kernel.shape[inputs:])
     return out if bias is None else out + bias
 
 

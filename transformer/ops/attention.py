@@ -8,12 +8,14 @@ G = H is multi-head attention, G = 1 multi-query (arXiv:1911.02150), anything be
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from transformer.ops import fused
+from transformer.ops import fused, sharding
 from transformer.ops.chunked import chunked_attention
 from transformer.ops.masks import Mask
 
@@ -133,22 +135,79 @@ def attend(
         parts = mask
     else:
         parts, explicit = Mask(), [*explicit, "a mask that is an array"]
-    chosen = _choose(implementation, query, key, parts, softcap, explicit)
-    if observe is None and chosen == "cudnn":
-        return fused.cudnn(query, key, value, mask=parts, scale=scale)
-    if observe is None and chosen == "splash":
-        return fused.splash(query, key, value, mask=parts, scale=scale, softcap=softcap)
-    if observe is None and chosen == "chunked":
-        return chunked_attention(query, key, value, mask=parts, scale=scale, softcap=softcap)[0]
+    # What one device has of the queries decides, and whether it has them all.
+    local = jax.ShapeDtypeStruct(sharding.local_shape(query.shape, "rows", "positions", None, None), query.dtype)
+    chosen = _choose(implementation, local, key, parts, softcap, explicit)
+    if observe is None and not drops and isinstance(mask, Mask):
+        kernels = {
+            "explicit": partial(_explicit, scale=scale, softcap=softcap),
+            "cudnn": lambda q, k, v, mask, _: fused.cudnn(q, k, v, mask=mask, scale=scale),
+            "splash": lambda q, k, v, mask, _: fused.splash(q, k, v, mask=mask, scale=scale, softcap=softcap),
+            "chunked": lambda q, k, v, mask, _: chunked_attention(q, k, v, mask=mask, scale=scale, softcap=softcap)[0],
+        }
+        return _per_device(kernels[chosen], query, key, value, mask, bias)
 
+    def drop(pattern: jax.Array) -> jax.Array:
+        if not drops:
+            return pattern
+        kept = jax.random.bernoulli(dropout_key, 1 - dropout, pattern.shape)
+        return jnp.where(kept, pattern / (1 - dropout), 0.0)
+
+    return _explicit(query, key, value, mask, bias, scale=scale, softcap=softcap, observe=observe, drop=drop)
+
+
+def _explicit(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | Mask,
+    bias: jax.Array | None,
+    *,
+    scale: float | None,
+    softcap: float | None,
+    observe: Observe | None = None,
+    drop: Callable[[jax.Array], jax.Array] = lambda pattern: pattern,
+) -> jax.Array:
+    """The formulas, one after the other."""
     observe = observe or (lambda name, x: x)
     seen = mask.array(query.shape[1], key.shape[1]) if isinstance(mask, Mask) else mask
     logits = observe("scores", scores(query, key, scale=scale, softcap=softcap, bias=bias))
-    pattern = observe("pattern", weights(logits, seen))
-    if drops:
-        kept = jax.random.bernoulli(dropout_key, 1 - dropout, pattern.shape)
-        pattern = jnp.where(kept, pattern / (1 - dropout), 0.0)
-    return mix(pattern, value)
+    return mix(drop(observe("pattern", weights(logits, seen))), value)
+
+
+def _per_device(
+    kernel: Callable, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, bias: jax.Array | None
+) -> jax.Array:
+    """A kernel on a mesh: each device takes its rows, its heads, and its queries' positions with all of the keys."""
+    heads = _shared_heads(query, key)
+    ours = ("rows", "positions", heads, None)
+    theirs = ("rows", None, heads, None)
+    meanings = {"offset": ("rows",), "query_segments": ("rows", "positions")}
+    of_mask = {
+        field.name: meanings.get(field.name, ("rows", None))
+        for field in dataclasses.fields(mask)
+        if isinstance(getattr(mask, field.name), jax.Array)
+    }
+
+    def one(query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, bias: jax.Array | None) -> jax.Array:
+        if (begin := sharding.position_offset(query.shape[1])) is not None:
+            before = jnp.zeros(len(query), jnp.int32) if mask.offset is None else mask.offset
+            mask = dataclasses.replace(mask, offset=before + begin)
+        return kernel(query, key, value, mask, bias)
+
+    arrays = (query, key, value, mask, bias)
+    of_bias = None
+    if bias is not None:  # broadcasts to [B, H, T, S]
+        axes = ("rows", heads, "positions", None)[4 - bias.ndim :]
+        of_bias = tuple(axis if size > 1 else None for axis, size in zip(axes, bias.shape, strict=True))
+    meanings = (ours, theirs, theirs, dataclasses.replace(mask, **of_mask), of_bias)
+    return sharding.per_device(one, arrays, meanings, (query.shape, ours))
+
+
+def _shared_heads(query: jax.Array, key: jax.Array) -> str | None:
+    """Heads are shared among devices where those of queries and those of keys both divide."""
+    cut = [sharding.local_shape(array.shape, None, None, "heads", None) != array.shape for array in (query, key)]
+    return "heads" if all(cut) else None
 
 
 def _choose(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 
 from transformer.models.transformer import Transformer, unembedding
-from transformer.ops import losses
+from transformer.ops import losses, sharding
 from transformer.training.step import LossFunction
 
 # What a batch may tell the model beside its inputs, by the names of the model's own arguments.
@@ -64,9 +67,9 @@ def prediction(
         if size:
             kernel, bias = unembedding(model.config, params)
             softcap = model.config.readout.softcap
-            loss = losses.chunked_cross_entropy(
-                features, kernel.astype(features.dtype), targets, weights,
-                bias=bias, softcap=softcap, chunk=size, smoothing=smoothing, z_loss=z_loss,
+            loss = _per_device(
+                partial(losses.chunked_cross_entropy, softcap=softcap, smoothing=smoothing, z_loss=z_loss),
+                size, features, kernel.astype(features.dtype), targets, weights, bias,
             )  # fmt: skip
         else:
             logits = model.apply({"params": params}, features, method="read")
@@ -77,6 +80,23 @@ def prediction(
         return loss.sum, sums
 
     return loss_fn
+
+
+def _per_device(function, chunk: int, features, kernel, targets, weights, bias) -> losses.Loss:
+    """The loss of all positions, of which each device of a mesh takes its own, in chunks."""
+    places = ("rows", "residual")
+    own = sharding.local_shape(targets.shape, *places)
+    devices = targets.size // math.prod(own)
+
+    def one(features, kernel, targets, weights, bias) -> losses.Loss:
+        loss = function(features, kernel, targets, weights, bias=bias, chunk=max(1, chunk // devices))
+        return jax.tree.map(lambda x: x[None, None], loss)  # to be added up over devices outside
+
+    arrays = (features, kernel, targets, weights, bias)
+    meanings = ((*places, None), (None, None), places, places, None if bias is None else (None,))
+    counts = tuple(whole // part for whole, part in zip(targets.shape, own, strict=True))
+    parts = sharding.per_device(one, arrays, meanings, losses.Loss(*[(counts, places)] * 4))
+    return jax.tree.map(jnp.sum, parts)
 
 
 def _chunk(positions: int, vocabulary: int) -> int:

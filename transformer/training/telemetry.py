@@ -9,30 +9,31 @@ from typing import Any
 import jax
 import numpy as np
 
-from transformer.training import parallel
 from transformer.training.objective import SEEN
+from transformer.training.parallel import Jit, Pmap
 from transformer.training.step import Batch
 
 SCORES = ("entropy", "sink_mass", "previous_token", "induction")
 
 # By attention and score: the sum over queries, and the weight of those that count; [L, H] each.
 Totals = Mapping[str, Mapping[str, tuple[jax.Array, jax.Array]]]
+Build = Callable[[Callable, Callable], Jit | Pmap]
 
 
-def heads(totals: Callable[..., Totals], kind: str) -> Callable[[Any, Any], dict[str, float]]:
+def heads(totals: Callable[..., Totals], build: Build) -> Callable[[Any, Any], dict[str, float]]:
     """The measurement that the loop calls with placed parameters and a placed batch.
 
     Args:
       totals: of parameters and tokens `[B, T]`, with `weights` `[B, T]` and, where the batch has them, `segments`,
         `positions` and what else a model sees; such as `inspection.patterns.totals`. They add up over devices and are
         divided once.
-      kind: of `parallel.KINDS`.
+      build: makes of two steps what runs them on all devices, as `parallel.build` does once it has a kind.
 
     Returns:
       A function whose values are called `heads/ATTENTION/LAYER/HEAD/SCORE`; NaN where no query counts.
     """
     measure = partial(observation_step, totals=totals)
-    compiled = parallel.build(kind, measure, measure).evaluate  # of the two steps this alone ever runs
+    compiled = build(measure, measure).evaluate  # of the two steps this alone ever runs
     return lambda params, batch: _values(jax.device_get(compiled(params, batch)))
 
 
