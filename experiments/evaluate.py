@@ -25,11 +25,12 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import baselines, command, generated, loading, measures, scores, translation
+from experiments import baselines, command, devices, generated, loading, measures, scores, translation
 from transformer import data, training
 
 WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
 DTYPE = loading.define_dtype()
+MESH = devices.define_mesh()
 STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best (lowest validation loss) or a number.")
 TEXT = flags.DEFINE_string("text", None, "A file of text to measure on, in the place of the validation split.")
 LENGTH = flags.DEFINE_integer(
@@ -62,6 +63,7 @@ def main() -> None:
     if TRUNCATE.value and PAIRS.value is None:
         raise ValueError("--truncate cuts sources of --pairs: give some, or leave it out")
     trained = loading.load(source, loading.step(STEP.value), DTYPE.value, AVERAGE.value)
+    trained = devices.spread(trained, MESH.value)
     config, crosses = trained.model.config, None not in (trained.model.config.encoder, trained.model.config.decoder)
     if TEXT.value is not None and (config.decoder is None or crosses):
         raise ValueError(f"{source} is no decoder alone, so the next token of a text has no probability")

@@ -27,11 +27,12 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from experiments import choosing, command, loading, outputs, profiling, writing
+from experiments import choosing, command, devices, loading, outputs, profiling, writing
 from transformer import decoding
 
 WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
 DTYPE = loading.define_dtype()
+MESH = devices.define_mesh()
 STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best (lowest validation loss) or a number.")
 PROMPT = flags.DEFINE_string("prompt", "", "The text to continue.")
 LENGTH = flags.DEFINE_integer("length", 128, "Tokens to add at most.", lower_bound=1, upper_bound=1_000_000)
@@ -51,6 +52,7 @@ def main() -> None:
     chosen = choosing.method(CHOOSING)
     outputs.standard()
     trained = loading.load(loading.required(WORKDIR), loading.step(STEP.value), DTYPE.value)
+    trained = devices.spread(trained, MESH.value)
     if trained.model.config.decoder is None:
         fill(trained)
         return
@@ -72,7 +74,7 @@ def _draft() -> loading.Trained | None:
         return None
     if PENALTY.value != 1:
         raise ValueError("--repetition_penalty and --draft exclude each other: give one of them")
-    return loading.load(DRAFT.value, "latest", DTYPE.value)
+    return devices.spread(loading.load(DRAFT.value, "latest", DTYPE.value), MESH.value)
 
 
 def write(

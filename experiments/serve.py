@@ -30,13 +30,14 @@ from typing import TextIO
 import jax
 from absl import flags
 
-from experiments import choosing, command, loading, outputs, writing
+from experiments import choosing, command, devices, loading, outputs, writing
 from experiments.loading import Trained
 from transformer import text
 from transformer.decoding.serve import Request, Response, serve
 
 WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
 DTYPE = loading.define_dtype()
+MESH = devices.define_mesh()
 STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best (lowest validation loss) or a number.")
 INPUT = flags.DEFINE_string("input", "-", "A file of prompts, one a line; -: standard input.")
 OUTPUT = flags.DEFINE_string("output", "-", "Where the results go, in the place of what is there; -: standard output.")
@@ -118,7 +119,8 @@ def main() -> None:
     asks = None if INPUT.value == "-" else read(Path(INPUT.value))
     if OUTPUT.value != "-":
         check_output(Path(OUTPUT.value))
-    trained, book = loading.load(source, loading.step(STEP.value), DTYPE.value), Book()
+    trained = devices.spread(loading.load(source, loading.step(STEP.value), DTYPE.value), MESH.value)
+    book = Book()
     if asks is None:
         requests, capacity = incoming(trained, book), trained.model.config.length
     else:

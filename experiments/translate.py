@@ -17,12 +17,13 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import command, loading, outputs, translation
+from experiments import command, devices, loading, outputs, translation
 from experiments.loading import Trained
 from experiments.translation import Output, Search
 
 WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
 DTYPE = loading.define_dtype()
+MESH = devices.define_mesh()
 STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best (lowest validation loss) or a number.")
 AVERAGE = loading.define_average()
 INPUT = flags.DEFINE_string("input", None, "A file of sources, one a line; default: standard input, line by line.")
@@ -60,6 +61,7 @@ def main() -> None:
 def load(source: Path, search: Search) -> Trained:
     """The model of the command line, which can be searched."""
     trained = loading.load(source, loading.step(STEP.value), DTYPE.value, AVERAGE.value)
+    trained = devices.spread(trained, MESH.value)
     translation.check(trained, search)
     return trained
 

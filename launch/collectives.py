@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 import re
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ COLLECTIVE = re.compile(rf"= (.*?) ({KINDS})(-start)?\(")
 CALLED = re.compile(r"\b(?:calls|body|to_apply|branch_computations|called_computations)=\{?((?:%?[\w.-]+(?:, )?)+)\}?")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 ARRAY = re.compile(r"\b(pred|[a-z]+\d+(?:[a-z]\d\w*)?)\[([\d,]*)\]")
+LIMIT = re.compile(r"compare\((?:\S+ )?%?[\w.-]+, (?:\S+ )?%?([\w.-]+)\), direction=LT")
+CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
+MESH = re.compile(r"replica_groups=mesh\[(.*?)\][^{]*\{(.*?)\}")
 IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=")
 LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 
@@ -28,7 +32,7 @@ class Collective(NamedTuple):
 def read(text: str, devices: int) -> list[Collective]:
     """The collectives of a compiled program (XLA's HLO) for so many devices, those that send most first.
 
-    A loop's count as often as the compiler knows that it runs, once where it does not.
+    A loop's count as often as its text says that it runs, and once where that depends on numbers.
     """
     bodies: dict[str, list[str]] = {}
     entry = inside = ""
@@ -51,14 +55,25 @@ def read(text: str, devices: int) -> list[Collective]:
                 entry[0] += times
                 entry[1] += times * _sent(found[2], kind, group, _bytes(found[1], bool(found[3])))
                 continue  # what it calls adds two numbers
-            trips = TRIPS.search(line)
             for called in CALLED.findall(line):
                 for each in called.split(", "):
-                    visit(each.lstrip("%"), times * (int(trips[1]) if trips else 1))
+                    visit(each.lstrip("%"), times * _trips(line, bodies))
 
     visit(entry, 1)
     found = [Collective(kind, group, int(calls), sent) for (kind, group), (calls, sent) in totals.items()]
     return sorted(found, key=lambda each: -each.bytes)
+
+
+def _trips(line: str, bodies: dict[str, list[str]]) -> int:
+    """How often an instruction runs what it calls: a loop whose index rises to a constant, so often."""
+    if known := TRIPS.search(line):
+        return int(known[1])
+    condition = CONDITION.search(line)
+    for each in bodies.get(condition[1], ()) if condition else ():
+        if limit := LIMIT.search(each):
+            value = re.search(rf"%?{re.escape(limit[1])} = .* constant\((\d+)\)", "\n".join(bodies[condition[1]]))
+            return int(value[1]) if value else 1
+    return 1
 
 
 def _sent(written: str, kind: str, group: int, size: int) -> float:
@@ -70,6 +85,11 @@ def _sent(written: str, kind: str, group: int, size: int) -> float:
 
 
 def _group(line: str, devices: int) -> int:
+    if "source_target_pairs" in line:
+        return 2
+    if found := MESH.search(line):
+        sizes = dict(item.split("=") for item in found[1].split(","))
+        return math.prod(int(sizes[axis]) for axis in found[2].split(","))
     if found := IOTA.search(line):
         return int(found[2])
     if (found := LISTED.search(line)) and found[1]:

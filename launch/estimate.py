@@ -58,7 +58,7 @@ def estimate(experiment: Experiment, sizes: Mapping[str, int], state: float, chi
 
     flops = models.ledger(config).flops_per_token(experiment.data.length, causal=True)
     work = (flops.training + recompute * flops.forward) * tokens / len(stacks)
-    saved = sum(stack.depth * _saved(experiment, stack, sizes["tensor"]) for stack in stacks)
+    saved = sum(stack.depth * _saved(experiment, stack) for stack in stacks)
     logits = min(positions / sizes["tensor"], 512) * config.vocab * 4
 
     count = models.ledger(config).total
@@ -83,8 +83,8 @@ def estimate(experiment: Experiment, sizes: Mapping[str, int], state: float, chi
     )
 
 
-def _saved(experiment: Experiment, stack: Stack, tensor: int) -> float:
-    """Numbers that a layer keeps of each token for the backward pass, as many as one device of `tensor` has, times it."""
+def _saved(experiment: Experiment, stack: Stack) -> float:
+    """Numbers that a layer keeps of each token for the backward pass, on all devices of `tensor` together."""
     config = experiment.model
     residual = config.width
     if config.remat == "full":

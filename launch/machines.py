@@ -20,9 +20,9 @@ class Chip(NamedTuple):
     network: float
 
 
-# TPU: cloud.google.com/tpu/docs/system-architecture-tpu-vm, a page per version; the network is the bandwidth between
-# chips, half of what both ways have. GPU: the data sheet of each product; the network is NVLink, one way, so that a plan
-# for more than one machine of eight is too good by what lies between machines.
+# TPU: cloud.google.com/tpu/docs/system-architecture-tpu-vm, a page per version; the network is half of the bandwidth
+# between chips, which counts both ways. GPU: the data sheet of each product; the network is NVLink, one way, so that a
+# plan for more than one machine of eight is too good by what lies between machines.
 CHIPS = {
     "v4": Chip(275e12, 32e9, 1228e9, 150e9),
     "v5e": Chip(197e12, 16e9, 819e9, 100e9),
@@ -53,8 +53,8 @@ def count(topology: str) -> tuple[str, int]:
     kind, _, shape = topology.partition(":")
     if kind not in (*CHIPS, "cpu") or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
         raise ValueError(
-            f"--topology={topology}: write KIND:SHAPE, the kind one of {', '.join((*CHIPS, 'cpu'))}, such as v5p:8x8x16 "
-            "or h100:64"
+            f"--topology={topology}: write KIND:SHAPE, such as v5p:8x8x16 or h100:64, the kind one of "
+            f"{', '.join((*CHIPS, 'cpu'))}"
         )
     return kind, math.prod(map(int, shape.split("x")))
 
@@ -74,9 +74,7 @@ def build(topology: str) -> Machine:
         jax.config.update("jax_num_cpu_devices", devices)
         found = jax.devices("cpu")
         if len(found) != devices:
-            raise ValueError(
-                f"--topology={topology}: JAX already runs on {len(found)} CPU devices: take XLA_FLAGS out of the environment"
-            )
+            raise ValueError(f"--topology={topology}: JAX has {len(found)} CPU devices already: unset XLA_FLAGS")
         return Machine(topology, found, CHIPS.get(kind), False)
     if importlib.util.find_spec("libtpu") is None:
         wanted = "pip install 'transformer-research[tpu]', in an environment of its own"

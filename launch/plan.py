@@ -5,7 +5,7 @@
 
 The training step of the recipe is compiled for the machine, ahead of time. For TPUs that is done by their own compiler,
 which libtpu brings (extra `tpu`, in an environment of its own); for GPUs by that for CPUs, one CPU device for each, so
-that temporaries are those of a CPU's program. Times are floors, from the assumptions that are printed; a run is slower.
+that temporaries are those of a CPU's program. Times are floors, by the figures beside them.
 
 `--search` compares meshes and rematerialisation policies by formula (`launch/estimate.py`), lists the best that fit, and
 compiles the first of them.
@@ -86,26 +86,26 @@ def plan(experiment: Experiment, machine: machines.Machine, words: str, rules: s
     placed = sharding.explain(mesh, state, rules)
     parts = {part: sum(each.bytes for each in placed if each.path.split("/")[0] == part) for part in PARTS}
     stats = compiled.memory_analysis()
-    table = Table("bytes per device", "GB")
+    table = Table("on each device", "")
     for part, size in parts.items():
         if size:
-            table.add_row(PARTS[part], f"{size / 1e9:,.3f}")
+            table.add_row(PARTS[part], amount(size))
     batch = stats.argument_size_in_bytes - sum(parts.values())
-    table.add_row("batch, and what else is handed over", f"{batch / 1e9:,.3f}")
-    table.add_row("activations, gradients, temporaries", f"{stats.temp_size_in_bytes / 1e9:,.3f}")
+    table.add_row("batch, and what else is handed over", amount(batch))
+    table.add_row("activations, gradients, temporaries", amount(stats.temp_size_in_bytes))
     kept = stats.output_size_in_bytes - stats.alias_size_in_bytes
     total = stats.argument_size_in_bytes + stats.temp_size_in_bytes + kept + stats.generated_code_size_in_bytes
-    table.add_row("program and results", f"{(kept + stats.generated_code_size_in_bytes) / 1e9:,.3f}")
-    table.add_row("in all", f"{total / 1e9:,.3f}")
+    table.add_row("program and results", amount((kept + stats.generated_code_size_in_bytes)))
+    table.add_row("in all", amount(total))
     yield table
     chip = machine.chip
     if chip is not None:
         verdict = "it fits" if total <= ROOM * chip.memory else "it does NOT fit"
-        yield f"{verdict}: {total / 1e9:,.1f} GB of {chip.memory / 1e9:,.0f} GB ({ROOM:.0%} may be used)"
+        yield f"{verdict}: {amount(total)} of {amount(chip.memory)} ({ROOM:.0%} may be used)"
     sent = collectives.read(compiled.as_text(), len(machine.devices))
-    table = Table("collective", "among", "times per step", "GB sent per device")
-    for each in sent:
-        table.add_row(each.kind, str(each.group), f"{each.calls:,}", f"{each.bytes / 1e9:,.3f}")
+    table = Table("collective", "among", "times per step", "sent by each device")
+    for each in (each for each in sent if each.bytes):
+        table.add_row(each.kind, str(each.group), f"{each.calls:,}", amount(each.bytes))
     yield table
     yield from _times(experiment, machine, sum(parts.values()), sum(each.bytes for each in sent))
     yield f"compiled in {took:.0f} s"
@@ -172,7 +172,7 @@ def search(experiment: Experiment, machine: machines.Machine, rules: sharding.Ru
             if candidate.bytes <= ROOM * machine.chip.memory:
                 found.append(candidate)
     if not found:
-        has = f"at least {least.bytes / 1e9:,.0f} GB per device" if least else "no mesh divides batch and parameters"
+        has = f"at least {amount(least.bytes)} per device" if least else "no mesh divides batch and parameters"
         raise ValueError(f"{machine.name} has no mesh that fits: {has}; take more devices, or a smaller batch")
     return sorted(found, key=lambda each: (each.estimate.sum, each.bytes))
 
@@ -190,11 +190,11 @@ def arrangements(devices: int) -> Iterator[dict[str, int]]:
 
 def listed(found: list[Candidate]) -> Table:
     """The best of a search."""
-    table = Table("mesh", "remat", "GB per device", "compute s", "network s", "floor s", "without overlap s")
+    table = Table("mesh", "remat", "per device", "compute s", "network s", "floor s", "without overlap s")
     for each in found[:BEST]:
         words = ",".join(f"{axis}={size}" for axis, size in each.sizes.items() if size > 1) or "one device"
         times = (each.estimate.compute, sum(each.estimate.network.values()), each.estimate.floor, each.estimate.sum)
-        table.add_row(words, each.remat, f"{each.bytes / 1e9:,.1f}", *(f"{seconds:.3f}" for seconds in times))
+        table.add_row(words, each.remat, amount(each.bytes), *(f"{seconds:.3f}" for seconds in times))
     return table
 
 
@@ -204,20 +204,25 @@ def _times(experiment: Experiment, machine: machines.Machine, state: float, sent
     flops = models.ledger(experiment.model).flops_per_token(experiment.data.length, causal=True)
     repeated = flops.forward if experiment.model.remat != "none" else 0.0
     total, devices, chip = (flops.training + repeated) * tokens, len(machine.devices), machine.chip
-    yield f"work: {total:.3e} FLOP a step, {total / devices:.3e} per device, of which {repeated * tokens / total:.0%} repeats"
+    yield f"work: {total:.3e} FLOP a step, {total / devices:.3e} per device, {repeated * tokens / total:.0%} repeated"
     if chip is None:
         return
     compute, memory, network = total / devices / chip.flops, 2 * state / chip.bandwidth, sent / chip.network
+    floor = max(compute, memory, network)
     yield (
-        f"a step takes at least {max(compute, memory, network):.3f} s: {compute:.3f} s of arithmetic, {memory:.3f} s to read "
-        f"and write the state once, {network:.3f} s of communication if none hides another: "
-        f"{compute + memory + network:.3f} s"
+        f"a step takes at least {floor:.3f} s: arithmetic {compute:.3f} s, state read and written {memory:.3f} s, "
+        f"communication {network:.3f} s; {compute + memory + network:.3f} s where none hides another"
     )
     yield (
-        f"assumed: {chip.flops / 1e12:,.0f} TFLOP/s in bfloat16, {chip.bandwidth / 1e9:,.0f} GB/s from memory, "
-        f"{chip.network / 1e9:,.0f} GB/s each way between devices, all of it reached; {tokens:,} tokens a step are at most "
-        f"{tokens / max(compute, memory, network):,.0f} tokens/s"
+        f"assumed and fully used: {chip.flops / 1e12:,.0f} TFLOP/s in bfloat16, {chip.bandwidth / 1e9:,.0f} GB/s from "
+        f"memory, {chip.network / 1e9:,.0f} GB/s each way between devices; at most {tokens / floor:,.0f} tokens/s"
     )
+
+
+def amount(size: float) -> str:
+    """Bytes in words."""
+    unit, scale = next((item for item in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if size >= item[1]), ("B", 1))
+    return f"{size / scale:,.{0 if unit == 'B' else 2}f} {unit}"
 
 
 def _splashes(experiment: Experiment, mesh: jax.sharding.Mesh) -> bool:

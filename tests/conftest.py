@@ -83,11 +83,15 @@ def compiled(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def environment(compiled):
-    """`environment(devices)`, for scripts: so many CPU devices, quick to compile, and nothing compiled twice."""
+    """`environment(devices)`, for scripts: so many CPU devices, quick to compile, and nothing compiled twice.
+
+    None leaves their number to the script.
+    """
     kept = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 
-    def make(devices: int) -> dict[str, str]:
-        xla = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+    def make(devices: int | None) -> dict[str, str]:
+        several = "" if devices is None else f" --xla_force_host_platform_device_count={devices}"
+        xla = f"--xla_backend_optimization_level=0{several}"
         flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla, "PYTHONPATH": str(ROOT)}
         threads = {"PJRT_NPROC": "16"}  # several devices on few cores would wait for each other for ever
         return {**os.environ, **kept, **flags, **threads}
@@ -111,7 +115,7 @@ def script(environment):
 def scripts(environment, tmp_path_factory):
     """`scripts([["experiments.train", "--flag=1"], ["file.py"]])` runs one after the other, as `script` does."""
 
-    def run(requests: list[list[str]], devices: int = 1) -> list[subprocess.CompletedProcess]:
+    def run(requests: list[list[str]], devices: int | None = 1) -> list[subprocess.CompletedProcess]:
         folder = tmp_path_factory.mktemp("streams")
         command = [sys.executable, "-c", FORKS, str(folder)]
         options = {"capture_output": True, "text": True, "timeout": 600, "cwd": ROOT, "env": environment(devices)}

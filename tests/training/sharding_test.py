@@ -64,7 +64,9 @@ def shapes_to_zeros(config):
 
 
 def test_what_does_not_divide_is_named():
-    message = r"decoder/blocks/attention/key/bias \[2, 4, 4\]: 4 of axis 1 cannot be shared among 8 devices \(tensor=8\)"
+    message = (
+        r"decoder/blocks/attention/key/bias \[2, 4, 4\]: 4 of axis 1 cannot be shared among 8 devices \(tensor=8\)"
+    )
     with pytest.raises(ValueError, match=message):
         sharding.layout(mesh(tensor=8), shapes(small()))
 
