@@ -43,6 +43,11 @@ MISTRAL = dict(
     num_attention_heads=32, num_hidden_layers=32, num_key_value_heads=8, rms_norm_eps=1e-05, rope_theta=10000.0,
     sliding_window=4096, tie_word_embeddings=False, torch_dtype="bfloat16", use_cache=True, vocab_size=32000,
 )  # fmt: skip
+MIXTRAL = {name: value for name, value in MISTRAL.items() if name != "sliding_window"} | dict(
+    architectures=["MixtralForCausalLM"], attention_dropout=0.0, model_type="mixtral", num_experts_per_tok=2,
+    num_local_experts=8, output_router_logits=False, rope_theta=1e6, router_aux_loss_coef=0.02, sliding_window=None,
+    transformers_version="4.36.0.dev0",
+)  # fmt: skip
 QWEN2 = dict(
     architectures=["Qwen2ForCausalLM"], attention_dropout=0.0, bos_token_id=151643, eos_token_id=151643,
     hidden_act="silu", hidden_size=896, initializer_range=0.02, intermediate_size=4864, max_position_embeddings=131072,
@@ -96,6 +101,7 @@ PUBLISHED = {  # fields, and the tensors that tell what is beside the body
     "llama2-7b": (LLAMA2, ()),
     "llama3.2-1b": (LLAMA32, ()),
     "mistral-7b": (MISTRAL, ()),
+    "mixtral-8x7b": (MIXTRAL, ()),
     "qwen2-0.5b": (QWEN2, ()),
     "qwen3-0.6b": (QWEN3, ()),
     "gemma-2b": (GEMMA, ()),
@@ -147,6 +153,8 @@ REFUSED = {
         GEMMA2, dict(layer_types=["sliding_attention"] * 26, sliding_window=None), "but sliding_window is None",
     ),
     "mistral": (MISTRAL, dict(sliding_window=0), "sliding_window=0 cannot work"),
+    "mixtral": (MIXTRAL, dict(num_experts_per_tok=9), "mlp.experts.active=9 cannot work: .* at most count=8"),
+    "mixtral count": (MIXTRAL, dict(num_local_experts=10**9), "num_local_experts=1000000000 cannot work"),
     "qwen2": (QWEN2, dict(num_hidden_layers=10**9), "num_hidden_layers=1000000000 cannot work"),
     "llama": (LLAMA2, dict(num_attention_heads=5000, num_key_value_heads=5000), "attention.head_width=0 cannot work"),
     "pythia heads": (PYTHIA, dict(num_attention_heads=1000), "of a head of width 0 cannot turn"),
@@ -215,6 +223,8 @@ def test_padding_may_be_the_first_id_of_a_roberta():
         (GEMMA2 | dict(num_hidden_layers=3, sliding_window=8), (8, 0, 8)),
         (MISTRAL, (4096,)),
         (MISTRAL | dict(sliding_window=None), ()),
+        (MIXTRAL, ()),
+        (MIXTRAL | dict(sliding_window=4096), (4096,)),
         ({name: value for name, value in MISTRAL.items() if name != "sliding_window"}, (4096,)),
     ],
 )

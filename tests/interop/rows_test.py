@@ -91,7 +91,7 @@ def test_several_parameters_in_one_tensor_are_taken_apart_and_joined(pattern):
 def test_the_layer_is_the_first_axis_of_ours():
     table = Row("h.{}.weight", "blocks/kernel", "F D -> D F")
     sizes = {"blocks/kernel": (3, 6, 5)}
-    assert list(table.names(sizes)) == [("h.0.weight", 0), ("h.1.weight", 1), ("h.2.weight", 2)]
+    assert list(table.names(sizes)) == [("h.0.weight", (0,)), ("h.1.weight", (1,)), ("h.2.weight", (2,))]
     assert table.shape(sizes) == (5, 6)
     ours = {"blocks/kernel": np.zeros((3, 6, 5))}
     table.views(ours, 1)[0][...] = 1

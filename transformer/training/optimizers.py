@@ -67,10 +67,10 @@ def decayed(params: Any) -> Any:
 def muon_dimensions(parameter: Parameter) -> MuonDimensionNumbers | None:
     """The axes that make up the matrices Muon orthogonalises; None where AdamW serves.
 
-    The axes of layers and experts are batch axes. Query, key and value: each head's `[D, K]` on its own, because each head forms its
-    scores and values from its slice alone, and orthogonalising the heads together would tie one's update to another's
-    gradient. Output: `[H K, D]` as one, because heads add up in one residual. Kernels outside of blocks (read-out,
-    pooler) are next to the embeddings or the loss, where Muon's geometry does not hold.
+    The axes of layers and experts are batch axes. Query, key and value: each head's `[D, K]` on its own, because each
+    head forms its scores and values from its slice alone, and orthogonalising the heads together would tie one's update
+    to another's gradient. Output: `[H K, D]` as one, because heads add up in one residual. Kernels outside of blocks
+    (read-out, pooler) are next to the embeddings or the loss, where Muon's geometry does not hold.
     """
     if not (parameter.stacked and parameter.matrix):
         return None
