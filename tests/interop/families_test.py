@@ -1,11 +1,13 @@
 """Published `config.json` files are the models of the zoo, and every refusal of a family names its field."""
 
+import dataclasses
+
 import pytest
 
 from transformer import models
 from transformer.interop.families import FAMILIES
 from transformer.interop.fields import Fields
-from transformer.interop.save import canonical
+from transformer.interop.save import canonical, family_of
 
 GPT2 = dict(
     activation_function="gelu_new", architectures=["GPT2LMHeadModel"], attn_pdrop=0.1, bos_token_id=50256,
@@ -271,3 +273,21 @@ def test_what_would_change_the_model_is_not(fields, more):
 
 def test_llama_1_has_a_length_where_its_config_has_none():
     assert read({name: value for name, value in LLAMA2.items() if name != "max_position_embeddings"}, ()).length == 2048
+
+
+def test_what_a_mixtral_leaves_out_is_as_its_publishers_library_has_it():
+    left = ("rms_norm_eps", "rope_theta", "num_local_experts", "num_experts_per_tok", "num_key_value_heads")
+    assert read({name: value for name, value in MIXTRAL.items() if name not in left}) == read(MIXTRAL)
+
+
+def test_what_only_training_reads_of_experts_is_no_difference():
+    config = models.get("mixtral-8x7b")
+    experts = dataclasses.replace(config.decoder.mlp.experts, balance=0.5, router_z=0.5)
+    mlp = dataclasses.replace(config.decoder.mlp, experts=experts)
+    other = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, mlp=mlp))
+    assert canonical(other) == canonical(config)
+    experts = dataclasses.replace(experts, capacity=1.25)
+    mlp = dataclasses.replace(mlp, experts=experts)
+    other = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, mlp=mlp))
+    with pytest.raises(ValueError, match=r"nearest, mixtral, .* decoder\.mlp\.experts\.capacity=1.25"):
+        family_of(other, "mixtral")

@@ -23,7 +23,8 @@ def read(fields: Fields, found: Found) -> ModelConfig:
     experts = Experts(fields.size("num_local_experts", 8, LAYERS), fields.size("num_experts_per_tok", 2))
     fields.ignore("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")  # of training
     mlp = Mlp(activation=llama.activation(fields), experts=experts)
-    return llama.read_decoder(fields, attention, mlp=mlp, kv_heads=8, length=4096 * 32)
+    defaults = {"kv_heads": 8, "length": 4096 * 32, "epsilon": 1e-5, "base": 1e6}
+    return llama.read_decoder(fields, attention, mlp=mlp, **defaults)
 
 
 def write(config: ModelConfig, ids: Mapping[str, int]) -> dict[str, Any]:
