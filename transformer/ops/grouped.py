@@ -1,9 +1,9 @@
 """Products of rows with one matrix for each group of them, whatever the groups' sizes.
 
 `jax.lax.ragged_dot` has instructions of its own on GPUs and TPUs. On CPUs it multiplies every row by every matrix, so
-there groups are cut into tiles of rows, as many as the sizes at hand need (`MegaBlocks`, Gale et al. 2022,
-arXiv:2211.15841, on their side of the idea): of 4,096 rows of 192 with 8 matrices of 512 columns in float32, a product
-and its gradients take 60 ms of a two-core CPU's time, `ragged_dot` 566 and one plain product 45.
+there groups are cut into tiles of rows, as many as the sizes at hand need; so do the blocks of MegaBlocks (Gale et al.
+2022, arXiv:2211.15841). 4,096 rows of 192 by 8 matrices of 512 columns in float32, a product and its gradients, take
+MEASURED ms of two cores' time, 566 with `ragged_dot`, and 45 with one matrix for all.
 """
 
 from __future__ import annotations
@@ -32,10 +32,8 @@ def _product(x: jax.Array, kernel: jax.Array, sizes: jax.Array, transposed: bool
     """`product`, or that with `[N, O, I]`."""
     if len(kernel) == 1:
         return x @ (kernel[0].T if transposed else kernel[0])
-    native = lambda x, kernel, sizes: jax.lax.ragged_dot(x, kernel.swapaxes(1, 2) if transposed else kernel, sizes)  # noqa: E731
-    return jax.lax.platform_dependent(
-        x, kernel, sizes, cpu=partial(_product_in_tiles, transposed=transposed), default=native
-    )
+    tiles, native = (partial(way, transposed=transposed) for way in (_product_in_tiles, _native_product))
+    return jax.lax.platform_dependent(x, kernel, sizes, cpu=tiles, default=native)
 
 
 def _forward(x, kernel, sizes):
@@ -54,12 +52,16 @@ def _slopes(x: jax.Array, gradient: jax.Array, sizes: jax.Array) -> jax.Array:
     """The gradient of the matrices: `[R, I]` and `[R, O]` to `[N, I, O]`."""
     if len(sizes) == 1:
         return (x.T @ gradient)[None]
+    return jax.lax.platform_dependent(x, gradient, sizes, cpu=_slopes_in_tiles, default=_native_slopes)
 
-    def native(x, gradient, sizes):
-        contracting = jax.lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), (0,), ())
-        return jax.lax.ragged_dot_general(x, gradient, sizes, contracting).astype(x.dtype)
 
-    return jax.lax.platform_dependent(x, gradient, sizes, cpu=_slopes_in_tiles, default=native)
+def _native_product(x: jax.Array, kernel: jax.Array, sizes: jax.Array, *, transposed: bool) -> jax.Array:
+    return jax.lax.ragged_dot(x, kernel.swapaxes(1, 2) if transposed else kernel, sizes)
+
+
+def _native_slopes(x: jax.Array, gradient: jax.Array, sizes: jax.Array) -> jax.Array:
+    over_rows = jax.lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), (0,), ())
+    return jax.lax.ragged_dot_general(x, gradient, sizes, over_rows)
 
 
 def _product_in_tiles(x: jax.Array, kernel: jax.Array, sizes: jax.Array, *, transposed: bool) -> jax.Array:

@@ -43,7 +43,8 @@ def choose(logits: jax.Array, active: int, normalize: bool) -> Choice:
     chosen, experts = jax.lax.top_k(logits, active)
     if normalize:
         return Choice(experts, jax.nn.softmax(chosen, axis=-1))
-    return Choice(experts, jnp.exp(chosen - jax.nn.logsumexp(logits, axis=-1, keepdims=True)))
+    highest = chosen[..., :1]
+    return Choice(experts, jnp.exp(chosen - highest) / jnp.sum(jnp.exp(logits - highest), axis=-1, keepdims=True))
 
 
 def dropless(experts: jax.Array, count: int) -> tuple[Plan, jax.Array]:
