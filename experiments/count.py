@@ -52,12 +52,13 @@ def main() -> None:
 def summary(name: str, book: models.Ledger, length: int) -> dict[str, Any]:
     """What `--json` prints."""
     tally = book.tally
+    counted = {"halves": _dictionaries(halves(tally)), "total": tally.total, "active": tally.active}
     return {
         "model": name,
         "rows": _dictionaries(book.rows),
         "total": book.total,
         "active": book.active,
-        "tally": {"rows": _dictionaries(tally.rows), "halves": _dictionaries(halves(tally)), "total": tally.total, "active": tally.active},
+        "tally": {"rows": _dictionaries(tally.rows), **counted},
         "length": length,
         "flops_per_token": {
             "all_keys": book.flops_per_token(length)._asdict(),

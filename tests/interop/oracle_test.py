@@ -69,8 +69,8 @@ def set_weights(case, model) -> None:
         for key, tensor in model.state_dict().items():
             if tensor.dtype == torch.float32 and "embed_positions" not in key and tensor.data_ptr() not in done:
                 name, shape = digests.canonical(case, key), tuple(tensor.shape)
-                made = mixture(name, shape) if case.family == "mixtral" and ".mlp." in key else cases.weight(name, shape)
-                tensor.copy_(torch.from_numpy(made))
+                fused = case.family == "mixtral" and ".mlp." in key
+                tensor.copy_(torch.from_numpy((mixture if fused else cases.weight)(name, shape)))
                 done.add(tensor.data_ptr())
 
 

@@ -12,11 +12,14 @@ ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 
 @dataclasses.dataclass(frozen=True)
 class Experts:
-    """Feed-forward layers of one shape side by side, of which a router picks a few for each token (see `ops.routing`)."""
+    """Feed-forward layers side by side, of which a router picks a few for each token (see `ops.routing`).
+
+    With a cache, as in decoding, `capacity` is not read: every token is served.
+    """
 
     count: int = 8  # N
     active: int = 2  # how many a token uses: those with the highest logits of the router
-    normalize: bool = True  # weights are a softmax over those (Mixtral); otherwise over all, and add up to less (Switch)
+    normalize: bool = True  # their weights are a softmax over those (Mixtral), otherwise over all N (Switch)
     capacity: float | None = None  # each has room for ceil(capacity x active x T / count) of a row's T; None: for all
     balance: float = 0.01  # weight of the load-balancing loss
     router_z: float = 0.001  # weight of the squared log of the router's normaliser

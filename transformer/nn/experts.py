@@ -52,8 +52,8 @@ class ExpertProjection(nn.Module):
 class MixtureOfExperts(nn.Module):
     """The feed-forward half of a block as `ops.routing` has it; without experts it is `mlp.FeedForward`.
 
-    The router, its softmax and the sum over a token's experts are in float32 whatever the model's dtype. Where `capacity`
-    bounds the experts, what finds no room adds nothing to the residual.
+    The router, its softmax and the sum over a token's experts are in float32 whatever the model's dtype. Where
+    `capacity` bounds the experts, what finds no room adds nothing to the residual.
     """
 
     config: ModelConfig

@@ -33,7 +33,12 @@ def _product(x: jax.Array, kernel: jax.Array, sizes: jax.Array, transposed: bool
     if len(kernel) == 1:
         return x @ (kernel[0].T if transposed else kernel[0])
     tiles, native = (partial(way, transposed=transposed) for way in (_product_in_tiles, _native_product))
-    return jax.lax.platform_dependent(x, kernel, sizes, cpu=tiles, default=native)
+
+    @jax.custom_batching.sequential_vmap  # groups of other sizes are no batch for `ragged_dot`
+    def one(x, kernel, sizes):
+        return jax.lax.platform_dependent(x, kernel, sizes, cpu=tiles, default=native)
+
+    return one(x, kernel, sizes)
 
 
 def _forward(x, kernel, sizes):
@@ -48,6 +53,7 @@ def _backward(kept, gradient):
 product.defvjp(_forward, _backward)
 
 
+@jax.custom_batching.sequential_vmap
 def _slopes(x: jax.Array, gradient: jax.Array, sizes: jax.Array) -> jax.Array:
     """The gradient of the matrices: `[R, I]` and `[R, O]` to `[N, I, O]`."""
     if len(sizes) == 1:
