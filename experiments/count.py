@@ -52,11 +52,13 @@ def main() -> None:
 def summary(name: str, book: models.Ledger, length: int) -> dict[str, Any]:
     """What `--json` prints."""
     tally = book.tally
+    counted = {"halves": _dictionaries(halves(tally)), "total": tally.total, "active": tally.active}
     return {
         "model": name,
         "rows": _dictionaries(book.rows),
         "total": book.total,
-        "tally": {"rows": _dictionaries(tally.rows), "halves": _dictionaries(halves(tally)), "total": tally.total},
+        "active": book.active,
+        "tally": {"rows": _dictionaries(tally.rows), **counted},
         "length": length,
         "flops_per_token": {
             "all_keys": book.flops_per_token(length)._asdict(),
@@ -87,6 +89,8 @@ def table(title: str, book: models.Ledger, last: str) -> Table:
             out.add_row(row.part, "", _number(row.per_head), _number(row.per_block), _number(row.count))
     out.add_section()
     out.add_row(last, "", "", "", _number(book.total), style="bold")
+    if book.active != book.total:
+        out.add_row("active for one token", "", "", "", _number(book.active), style="bold")
     return out
 
 

@@ -75,8 +75,8 @@ class Experiment:
     def beginning_with(self, model: ModelConfig, tokenizer: str) -> Experiment:
         """This experiment with the architecture and the tokenizer of `initial`.
 
-        What only training reads stays the recipe's: dropout rates, dtypes, unroll, rematerialisation and the
-        implementation of attention.
+        What only training reads stays the recipe's: dropout rates, weights of routers' losses where both have experts,
+        dtypes, unroll, rematerialisation and the implementation of attention.
 
         Args:
           model: the config of `initial`.
@@ -91,7 +91,7 @@ class Experiment:
         for name, stack in stacks.items():
             if stack is not None:
                 unroll = min(unroll, stack.depth)
-                stacks[name] = _with_dropout(stack, getattr(self.model, name) or Stack())
+                stacks[name] = _trained_as(stack, getattr(self.model, name) or Stack())
         data = self.data
         if data.tokenizer.folder is None:
             data = dataclasses.replace(data, tokenizer=dataclasses.replace(data.tokenizer, folder=tokenizer))
@@ -121,12 +121,15 @@ class Experiment:
         return _build(cls, tree, "config")
 
 
-def _with_dropout(stack: Stack, source: Stack) -> Stack:
-    """A stack with the dropout rates of another one."""
+def _trained_as(stack: Stack, source: Stack) -> Stack:
+    """A stack with the dropout rates of another one, and the weights of its routers' losses."""
     attention = dataclasses.replace(stack.attention, dropout=source.attention.dropout)
     mlp = stack.mlp
     if mlp is not None:
-        mlp = dataclasses.replace(mlp, dropout=source.mlp.dropout if source.mlp else 0.0)
+        experts, others = mlp.experts, source.mlp and source.mlp.experts
+        if experts and others:
+            experts = dataclasses.replace(experts, balance=others.balance, router_z=others.router_z)
+        mlp = dataclasses.replace(mlp, dropout=source.mlp.dropout if source.mlp else 0.0, experts=experts)
     return dataclasses.replace(stack, attention=attention, mlp=mlp, dropout=source.dropout)
 
 

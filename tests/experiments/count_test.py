@@ -41,6 +41,16 @@ def test_the_tables_print_every_digit_where_there_is_no_terminal():
         assert text in process.stdout, text
 
 
+def test_experts_are_counted_in_all_and_as_one_token_uses_them():
+    process = count("--model=mixtral-8x7b")
+    assert process.returncode == 0, process.stderr
+    for text in ("46,702,792,704", "active for one token", "12,879,925,248", "L·N·D·F = 32 x 8 x 4,096 x 14,336"):
+        assert text in process.stdout, text
+    account = json.loads(count("--model=mixtral-8x7b", "--json").stdout)
+    assert account["active"] == sum(row["active"] for row in account["rows"]) == 12_879_925_248
+    assert "active for one token" not in count("--model=gpt2-small").stdout
+
+
 def test_an_unknown_model_is_one_line_that_names_the_nearest():
     process = count("--model=gpt2-smal")
     assert (process.returncode, process.stdout) == (2, "")

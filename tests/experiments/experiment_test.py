@@ -7,7 +7,7 @@ import pytest
 from experiments.experiment import Experiment, check_field, without_none
 from transformer.data import Data, Objective, Pairs, Tfds, Tokenizer
 from transformer.data.config import OBJECTIVES
-from transformer.models import Attention, Init, Mlp, ModelConfig, Position, Readout, Scaling, Stack
+from transformer.models import Attention, Experts, Init, Mlp, ModelConfig, Position, Readout, Scaling, Stack
 from transformer.training import Optimizer, Training
 
 PLAIN = Experiment(model=ModelConfig(vocab=4096, width=32, decoder=Stack()))
@@ -244,3 +244,14 @@ def test_each_stack_of_the_initial_model_keeps_the_dropout_of_the_recipe():
         ValueError, match="initial='elsewhere', whose model cannot be changed here: model: predicting a"
     ):
         recipe.beginning_with(dataclasses.replace(published, encoder=None), "elsewhere")
+
+
+def test_the_initial_models_routers_are_trained_as_the_recipe_says():
+    def model(**experts):
+        return ModelConfig(vocab=5000, width=16, decoder=Stack(2, mlp=Mlp(8, experts=Experts(**experts))))
+
+    recipe = Experiment(model=model(count=2, balance=0.5, router_z=0.25), initial="elsewhere")
+    begun = recipe.beginning_with(model(count=4, active=3), "elsewhere").model
+    assert begun == model(count=4, active=3, balance=0.5, router_z=0.25)
+    dense = dataclasses.replace(recipe, model=ModelConfig(vocab=8, width=32, decoder=Stack()))
+    assert dense.beginning_with(model(count=4), "elsewhere").model == model(count=4)

@@ -103,9 +103,23 @@ class Reference:
         return self.tap(site + "output", parts.sum(axis=2))
 
     def mlp(self, site, x, params):
+        if "router" in params:
+            return self.mixture(site, x, params)
         gate = x @ params["gate"]["kernel"]
         inner = self.tap(site + "inner", gate / (1 + np.exp(-gate)) * (x @ params["up"]["kernel"]))
         return self.tap(site + "outer", inner @ params["down"]["kernel"])
+
+    def mixture(self, site, x, params):
+        """Of every expert, weighted by the softmax over the two of the highest logits."""
+        logits = self.tap(site + "router", x @ params["router"]["kernel"])
+        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        weights *= logits >= np.sort(logits, axis=-1)[..., -2:-1]
+        weights /= weights.sum(axis=-1, keepdims=True)
+        each = lambda name, x: np.einsum("...ni,nio->...no", x, params[name]["kernel"])  # noqa: E731
+        spread = np.repeat(x[..., None, :], logits.shape[-1], axis=-2)  # [B, T, N, D]
+        gate = each("gate", spread)
+        outer = each("down", gate / (1 + np.exp(-gate)) * each("up", spread))
+        return self.tap(site + "outer", np.einsum("btn,btnd->btd", weights, outer))
 
 
 def rms_norm(x, scale):

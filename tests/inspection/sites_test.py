@@ -5,6 +5,7 @@ import pytest
 
 from transformer import inspection
 from transformer.models.config import PLACEMENTS, POSITIONS, Attention, ModelConfig, Position, Stack
+from transformer.models.feed_forward import Experts, Mlp
 from transformer.models.transformer import Transformer
 
 HEADS = ("query", "key", "value", "scores", "pattern", "mixed", "head_output", "output")
@@ -40,6 +41,16 @@ def test_every_site_in_forward_order_with_the_shape_of_its_axes(roles, kind, bui
 def test_an_attention_only_block_has_no_feed_forward_sites(build):
     model, *_ = build("decoder", mlp=None)
     assert list(inspection.sites(model)) == [*expected_names("decoder", 2, False, False, False), "logits"]
+
+
+def test_experts_have_a_router_and_no_inner_activations(build):
+    model, *_ = build("encoder decoder", mlp=Mlp(experts=Experts(5)))
+    found = inspection.sites(model, batch=3, length=4, source_length=6)
+    layers = [f"{role}/{layer}" for role in ("encoder", "decoder") for layer in (0, 1)]
+    expected = [f"{layer}/mlp/{site}" for layer in layers for site in ("router", "outer")]
+    assert [name for name in found if "/mlp/" in name] == expected
+    assert found["encoder/1/mlp/router"] == ("BTN", (3, 6, 5), jnp.float32)
+    assert "decoder/*/mlp/inner" not in inspection.tap_names("transformer_lens", model.config)
 
 
 def test_a_parallel_block_has_the_sites_of_any_other(build):

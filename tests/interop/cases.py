@@ -139,6 +139,21 @@ CASES = {
         "MistralForCausalLM",
         DECODER | dict(sliding_window=3, tie_word_embeddings=True, num_key_value_heads=4, hidden_act="relu") | _rope(),
     ),
+    "mixtral": Case("mixtral", "MixtralForCausalLM", DECODER | dict(num_local_experts=4) | _rope(1e6)),
+    "mixtral-window": Case(
+        "mixtral",
+        "MixtralForCausalLM",
+        DECODER
+        | dict(num_local_experts=5, num_experts_per_tok=3, sliding_window=4, num_key_value_heads=4, hidden_act="gelu")
+        | _rope(),
+    ),
+    "mixtral-tied": Case(
+        "mixtral",
+        "MixtralForCausalLM",
+        DECODER
+        | dict(num_local_experts=3, num_experts_per_tok=1, tie_word_embeddings=True, rms_norm_eps=1e-3, head_dim=6)
+        | _rope(),
+    ),
     "qwen2": Case("qwen2", "Qwen2ForCausalLM", DECODER | dict(head_dim=6) | _rope(1e6)),
     "qwen2-tied": Case(
         "qwen2",

@@ -1,11 +1,13 @@
 """Published `config.json` files are the models of the zoo, and every refusal of a family names its field."""
 
+import dataclasses
+
 import pytest
 
 from transformer import models
 from transformer.interop.families import FAMILIES
 from transformer.interop.fields import Fields
-from transformer.interop.save import canonical
+from transformer.interop.save import canonical, family_of
 
 GPT2 = dict(
     activation_function="gelu_new", architectures=["GPT2LMHeadModel"], attn_pdrop=0.1, bos_token_id=50256,
@@ -42,6 +44,11 @@ MISTRAL = dict(
     initializer_range=0.02, intermediate_size=14336, max_position_embeddings=32768, model_type="mistral",
     num_attention_heads=32, num_hidden_layers=32, num_key_value_heads=8, rms_norm_eps=1e-05, rope_theta=10000.0,
     sliding_window=4096, tie_word_embeddings=False, torch_dtype="bfloat16", use_cache=True, vocab_size=32000,
+)  # fmt: skip
+MIXTRAL = {name: value for name, value in MISTRAL.items() if name != "sliding_window"} | dict(
+    architectures=["MixtralForCausalLM"], attention_dropout=0.0, model_type="mixtral", num_experts_per_tok=2,
+    num_local_experts=8, output_router_logits=False, rope_theta=1e6, router_aux_loss_coef=0.02, sliding_window=None,
+    transformers_version="4.36.0.dev0",
 )  # fmt: skip
 QWEN2 = dict(
     architectures=["Qwen2ForCausalLM"], attention_dropout=0.0, bos_token_id=151643, eos_token_id=151643,
@@ -96,6 +103,7 @@ PUBLISHED = {  # fields, and the tensors that tell what is beside the body
     "llama2-7b": (LLAMA2, ()),
     "llama3.2-1b": (LLAMA32, ()),
     "mistral-7b": (MISTRAL, ()),
+    "mixtral-8x7b": (MIXTRAL, ()),
     "qwen2-0.5b": (QWEN2, ()),
     "qwen3-0.6b": (QWEN3, ()),
     "gemma-2b": (GEMMA, ()),
@@ -147,6 +155,8 @@ REFUSED = {
         GEMMA2, dict(layer_types=["sliding_attention"] * 26, sliding_window=None), "but sliding_window is None",
     ),
     "mistral": (MISTRAL, dict(sliding_window=0), "sliding_window=0 cannot work"),
+    "mixtral": (MIXTRAL, dict(num_experts_per_tok=9), "mlp.experts.active=9 cannot work: .* at most count=8"),
+    "mixtral count": (MIXTRAL, dict(num_local_experts=10**9), "num_local_experts=1000000000 cannot work"),
     "qwen2": (QWEN2, dict(num_hidden_layers=10**9), "num_hidden_layers=1000000000 cannot work"),
     "llama": (LLAMA2, dict(num_attention_heads=5000, num_key_value_heads=5000), "attention.head_width=0 cannot work"),
     "pythia heads": (PYTHIA, dict(num_attention_heads=1000), "of a head of width 0 cannot turn"),
@@ -215,6 +225,8 @@ def test_padding_may_be_the_first_id_of_a_roberta():
         (GEMMA2 | dict(num_hidden_layers=3, sliding_window=8), (8, 0, 8)),
         (MISTRAL, (4096,)),
         (MISTRAL | dict(sliding_window=None), ()),
+        (MIXTRAL, ()),
+        (MIXTRAL | dict(sliding_window=4096), (4096,)),
         ({name: value for name, value in MISTRAL.items() if name != "sliding_window"}, (4096,)),
     ],
 )
@@ -261,3 +273,21 @@ def test_what_would_change_the_model_is_not(fields, more):
 
 def test_llama_1_has_a_length_where_its_config_has_none():
     assert read({name: value for name, value in LLAMA2.items() if name != "max_position_embeddings"}, ()).length == 2048
+
+
+def test_what_a_mixtral_leaves_out_is_as_its_publishers_library_has_it():
+    left = ("rms_norm_eps", "rope_theta", "num_local_experts", "num_experts_per_tok", "num_key_value_heads")
+    assert read({name: value for name, value in MIXTRAL.items() if name not in left}) == read(MIXTRAL)
+
+
+def test_what_only_training_reads_of_experts_is_no_difference():
+    config = models.get("mixtral-8x7b")
+    experts = dataclasses.replace(config.decoder.mlp.experts, balance=0.5, router_z=0.5)
+    mlp = dataclasses.replace(config.decoder.mlp, experts=experts)
+    other = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, mlp=mlp))
+    assert canonical(other) == canonical(config)
+    experts = dataclasses.replace(experts, capacity=1.25)
+    mlp = dataclasses.replace(mlp, experts=experts)
+    other = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, mlp=mlp))
+    with pytest.raises(ValueError, match=r"nearest, mixtral, .* decoder\.mlp\.experts\.capacity=1.25"):
+        family_of(other, "mixtral")

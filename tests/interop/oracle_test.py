@@ -68,8 +68,21 @@ def set_weights(case, model) -> None:
     with torch.no_grad():
         for key, tensor in model.state_dict().items():
             if tensor.dtype == torch.float32 and "embed_positions" not in key and tensor.data_ptr() not in done:
-                tensor.copy_(torch.from_numpy(cases.weight(digests.canonical(case, key), tuple(tensor.shape))))
+                name, shape = digests.canonical(case, key), tuple(tensor.shape)
+                fused = case.family == "mixtral" and ".mlp." in key
+                tensor.copy_(torch.from_numpy((mixture if fused else cases.weight)(name, shape)))
                 done.add(tensor.data_ptr())
+
+
+def mixture(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Their model holds all experts of a layer as one tensor, gates above the rest; their files hold each by itself."""
+    layer, _, kind = name.partition(".mlp.")
+    if kind == "gate.weight":
+        return cases.weight(f"{layer}.block_sparse_moe.gate.weight", shape)
+    parts, rows = (("w1", "w3"), shape[1] // 2) if "gate_up" in kind else (("w2",), shape[1])
+    one = f"{layer}.block_sparse_moe.experts.{{}}.{{}}.weight"
+    made = [[cases.weight(one.format(expert, part), (rows, shape[2])) for part in parts] for expert in range(shape[0])]
+    return np.stack([np.concatenate(of_expert) for of_expert in made])
 
 
 @pytest.fixture(scope="module")

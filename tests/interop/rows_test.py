@@ -91,12 +91,22 @@ def test_several_parameters_in_one_tensor_are_taken_apart_and_joined(pattern):
 def test_the_layer_is_the_first_axis_of_ours():
     table = Row("h.{}.weight", "blocks/kernel", "F D -> D F")
     sizes = {"blocks/kernel": (3, 6, 5)}
-    assert list(table.names(sizes)) == [("h.0.weight", 0), ("h.1.weight", 1), ("h.2.weight", 2)]
+    assert list(table.names(sizes)) == [("h.0.weight", (0,)), ("h.1.weight", (1,)), ("h.2.weight", (2,))]
     assert table.shape(sizes) == (5, 6)
     ours = {"blocks/kernel": np.zeros((3, 6, 5))}
-    table.views(ours, 1)[0][...] = 1
+    table.views(ours, (1,))[0][...] = 1
     assert ours["blocks/kernel"].sum(axis=(1, 2)).tolist() == [0, 30, 0]
-    assert list(row("V D -> V D").names({"ours": (7, 6)})) == [("theirs", None)]
+    assert list(row("V D -> V D").names({"ours": (7, 6)})) == [("theirs", ())]
+
+
+def test_the_expert_is_the_second_axis_of_ours():
+    table = Row("h.{}.e.{}.weight", "blocks/kernel", "F D -> D F")
+    sizes = {"blocks/kernel": (2, 3, 6, 5)}
+    assert [name for name, _ in table.names(sizes)][2:4] == ["h.0.e.2.weight", "h.1.e.0.weight"]
+    assert table.shape(sizes) == (5, 6)
+    ours = {"blocks/kernel": np.zeros((2, 3, 6, 5))}
+    table.views(ours, (1, 2))[0][...] = 1
+    assert ours["blocks/kernel"].sum(axis=(2, 3)).tolist() == [[0, 0, 0], [0, 0, 30]]
 
 
 def test_a_tensor_that_is_written_owns_its_numbers_in_their_order():

@@ -12,6 +12,7 @@ FAMILIES = {
     "llama3": "llama",
     "llama3.2": "llama",
     "mistral": "mistral",
+    "mixtral": "mixtral",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
     "gemma": "gemma",

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from transformer.models.config import Attention, Init, Mlp, ModelConfig, Norm, Position, Readout, Scaling, Stack
+from transformer.models.feed_forward import Experts
 from transformer.models.transformer import Transformer
+from transformer.training import prediction
 
 TOKENS = np.array([[3, 1, 4, 1, 5]])
 
@@ -30,13 +32,14 @@ def rotary(kind="none", **fields):
 
 
 PLAIN = decoder()
+MIXTURE = decoder(mlp=Mlp(12, experts=Experts(4, 2)))
 LAYER = decoder(norm=Norm("layer"))
 RELATIVE = decoder(Position("relative", buckets=4, distance=4))
 UNTIED = decoder(readout=Readout(tied=False))
 ENCODER = ModelConfig(11, 8, encoder=PLAIN.decoder, length=16)
 DYNAMIC, LLAMA3, YARN = rotary("dynamic"), rotary("llama3", low=0.05, high=0.9), rotary("yarn", low=0.01, high=0.4)
 
-OUTPUT, SHAPES, START, DROPS, PROGRAM = "output", "shapes", "start", "drops", "program"
+OUTPUT, SHAPES, START, DROPS, PROGRAM, LOSS = "output", "shapes", "start", "drops", "program", "loss"
 # Each field: a config, the field's new value there, and where the change shows.
 CHANGES = {
     "Norm.kind": (PLAIN, "layer", OUTPUT),
@@ -71,6 +74,13 @@ CHANGES = {
     "Mlp.gated": (PLAIN, False, SHAPES),
     "Mlp.bias": (PLAIN, True, SHAPES),
     "Mlp.dropout": (PLAIN, 0.5, DROPS),
+    "Mlp.experts": (PLAIN, Experts(4), SHAPES),
+    "Experts.count": (MIXTURE, 5, SHAPES),
+    "Experts.active": (MIXTURE, 3, OUTPUT),
+    "Experts.normalize": (MIXTURE, False, OUTPUT),
+    "Experts.capacity": (MIXTURE, 0.3, OUTPUT),
+    "Experts.balance": (MIXTURE, 0.5, LOSS),
+    "Experts.router_z": (MIXTURE, 0.5, LOSS),
     "Stack.depth": (PLAIN, 3, SHAPES),
     "Stack.mlp": (PLAIN, None, SHAPES),
     "Stack.norm_placement": (PLAIN, "post", SHAPES),
@@ -113,7 +123,7 @@ AGAIN = [
     ("Scaling.low", YARN, 0.05),
     ("Scaling.high", YARN, 0.08),
 ]
-CLASSES = (Norm, Scaling, Position, Attention, Mlp, Stack, Readout, Init, ModelConfig)
+CLASSES = (Norm, Scaling, Position, Attention, Experts, Mlp, Stack, Readout, Init, ModelConfig)
 NESTED = {"Stack": {"attention", "norm", "position"}, "Position": {"scaling"}, "ModelConfig": {"readout", "init"}}
 
 
@@ -167,6 +177,13 @@ def output(config, train=False):
     return np.asarray(jax.jit(apply, compiler_options={"xla_backend_optimization_level": 0})(params))
 
 
+def loss(config):
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes(config))
+    batch = {"inputs": TOKENS, "targets": TOKENS, "weights": np.ones(TOKENS.shape, np.float32)}
+    loss_fn = jax.jit(prediction(Transformer(config)), compiler_options={"xla_backend_optimization_level": 0})
+    return float(loss_fn(params, batch, None)[0])
+
+
 def program(config):
     loss = lambda params: Transformer(config).apply({"params": params}, TOKENS).sum()  # noqa: E731
     return re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(jax.grad(loss))(shapes(config))))
@@ -181,7 +198,10 @@ def test_every_field_matters(name):
         assert facts(config) != facts(changed)
         return
     assert facts(config) == facts(changed)
-    if where == OUTPUT:
+    if where == LOSS:
+        np.testing.assert_array_equal(output(config), output(changed))
+        assert abs(loss(config) - loss(changed)) > 1e-3
+    elif where == OUTPUT:
         assert np.abs(output(config) - output(changed)).max() > 1e-3
     elif where == DROPS:
         np.testing.assert_array_equal(output(config), output(changed))
@@ -236,6 +256,13 @@ def test_the_fractions_above_miss_on_both_sides():
     assert 44 * (30 / 44) < 30 and 50 * (14 / 50) > 14
 
 
+def test_room_at_an_expert_is_a_share_of_the_row_and_at_most_all_of_it():
+    assert Experts(8, 2).places(256) is None
+    assert Experts(8, 2, capacity=1.25).places(256) == 80
+    assert Experts(8, 2, capacity=1.0).places(3) == 1  # 0.75 of a token, rounded up
+    assert Experts(4, 2, capacity=9.0).places(10) == 10
+
+
 def test_configs_are_values():
     assert decoder() == PLAIN and hash(decoder()) == hash(PLAIN)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -280,6 +307,14 @@ REFUSED = [
     (lambda: Mlp(0), r"mlp.width=0 .*positive"),
     (lambda: Mlp(activation="swish"), r"mlp.activation='swish' .*choose one of relu"),
     (lambda: Mlp(dropout=-0.1), r"mlp.dropout=-0.1 .*at least 0"),
+    (lambda: Mlp(experts=8), r"mlp.experts=8 .*its type is Experts"),
+    (lambda: Experts(0), r"mlp.experts.count=0 .*positive"),
+    (lambda: Experts(4, 0), r"mlp.experts.active=0 .*at least 1 and at most count=4"),
+    (lambda: Experts(4, 5), r"mlp.experts.active=5 .*at least 1 and at most count=4"),
+    (lambda: Experts(capacity=0.0), r"mlp.experts.capacity=0.0 .*positive and finite, or None"),
+    (lambda: Experts(capacity=float("nan")), r"mlp.experts.capacity=nan .*positive and finite"),
+    (lambda: Experts(balance=-0.1), r"mlp.experts.balance=-0.1 .*0 or more"),
+    (lambda: Experts(router_z=float("inf")), r"mlp.experts.router_z=inf .*finite"),
     (lambda: Stack(0), r"depth=0 .*at least one layer"),
     (lambda: Stack(2.5), r"depth=2.5 .*its type is int"),
     (lambda: Stack(attention=None), r"attention=None .*its type is Attention"),

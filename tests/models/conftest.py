@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from transformer.models.config import Attention, Init, Mlp, ModelConfig, Norm, Position, Readout, Scaling, Stack
+from transformer.models.feed_forward import Experts
 from transformer.models.transformer import Transformer
 
 VOCAB, LENGTH, SOURCE = 13, 6, 5
@@ -102,8 +103,19 @@ def _sandwich() -> ModelConfig:
     return _config(8, encoder=encoder, decoder=decoder, readout=Readout(bias=True))
 
 
+def _mixtral() -> ModelConfig:
+    stack = Stack(2, Attention(2, 1), Mlp(12, experts=Experts(4, 2)))
+    return _config(8, decoder=stack, readout=Readout(tied=False))
+
+
+def _switch() -> ModelConfig:
+    encoder = Stack(1, Attention(2), Mlp(10, "relu", gated=False, bias=True, experts=Experts(3, 1, normalize=False)))
+    return _config(8, encoder=encoder, decoder=Stack(1, Attention(2), Mlp(8, experts=Experts(2, 2, normalize=False))))
+
+
 _BUILDERS = (
     _gpt2, _llama, _gemma, _alibi, _bare, _bert, _stretched, _t5, _original, _mixed, _gemma2, _neox, _sandwich,
+    _mixtral, _switch,
 )  # fmt: skip
 GRID = {build.__name__[1:]: build() for build in _BUILDERS}
 
@@ -234,9 +246,22 @@ def _attention(config: ModelConfig, stack: Stack, params: dict, x, memory, seen,
 
 
 def _mlp(mlp: Mlp, params: dict, x) -> np.ndarray:
+    if mlp.experts is not None:
+        return np.stack([_mixture(mlp, params, token) for token in x])
     apply = lambda name, x: x @ params[name]["kernel"] + (params[name]["bias"] if mlp.bias else 0)  # noqa: E731
     activation = _ACTIVATIONS[mlp.activation]
     return apply("down", activation(apply("gate", x)) * apply("up", x) if mlp.gated else activation(apply("up", x)))
+
+
+def _mixture(mlp: Mlp, params: dict, token) -> np.ndarray:
+    """One token through its experts."""
+    logits = token @ params["router"]["kernel"]
+    experts = np.argsort(-logits)[: mlp.experts.active]
+    weights = np.exp(logits[experts]) / np.exp(logits[experts] if mlp.experts.normalize else logits).sum()
+    alone = dataclasses.replace(mlp, experts=None)
+    parts = [{name: jax.tree.map(lambda leaf: leaf[expert], params[name]) for name in params if name != "router"}  # noqa: B023
+             for expert in experts]  # fmt: skip
+    return sum(weight * _mlp(alone, part, token) for weight, part in zip(weights, parts, strict=True))
 
 
 _ACTIVATIONS = {

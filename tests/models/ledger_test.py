@@ -33,6 +33,8 @@ PUBLISHED = {
     "llama3-8b": 8_030_261_248,
     "llama3-70b": 70_553_706_496,
     "mistral-7b": 7_241_732_096,
+    "mixtral-8x7b": 46_702_792_704,
+    "mixtral-8x22b": 140_620_634_112,
     "qwen2-0.5b": 494_032_768,
     "qwen2-1.5b": 1_543_714_304,
     "qwen3-0.6b": 596_049_920,
@@ -128,6 +130,10 @@ VARIANTS = {
         c, encoder=dict(position=models.Position("learned"), norm=models.Norm("layer", bias=True))
     ),
     "read-out": lambda c: dataclasses.replace(c, readout=models.Readout(tied=False, bias=True, transform=True)),
+    "experts": lambda c: change(c, decoder=dict(mlp=models.Mlp(24, experts=models.Experts(5, 2)))),
+    "experts with biases": lambda c: change(
+        c, encoder=dict(mlp=models.Mlp(24, gated=False, bias=True, experts=models.Experts(3, 1)))
+    ),
     "token types": lambda c: dataclasses.replace(c, token_types=3),
 }
 
@@ -223,6 +229,24 @@ def test_operations_agree_with_what_gpt3_was_trained_with():
     """Brown et al. 2020, table D.1: 3.14e23 for 300 billion tokens, by 6 operations for each parameter."""
     flops = models.ledger(models.get("gpt3-175b")).flops_per_token(2048)
     assert flops.training * 300e9 == pytest.approx(3.14e23, rel=0.04)  # the table leaves attention scores out
+
+
+def test_one_token_of_mixtral_uses_two_experts_of_eight():
+    """12.9 billion of 46.7: https://mistral.ai/news/mixtral-of-experts; 13 and 47 in Jiang et al. 2024, section 1."""
+    config = models.get("mixtral-8x7b")
+    book = models.ledger(config)
+    experts = 3 * 32 * 4096 * 14_336  # in one of eight
+    assert book.active == book.total - 6 * experts == 12_879_925_248
+    assert book.subtotal("router").active == book.subtotal("router").count == 32 * 4096 * 8
+    assert book.subtotal("mlp/up").active == book.subtotal("mlp/up").count // 4
+    matrices = book.tally.active - book.subtotal("embedding").count
+    assert book.flops_per_token(7).forward == 2 * matrices + 4 * 32 * 32 * 128 * 7
+
+
+@pytest.mark.parametrize("name", [name for name in models.names() if not name.startswith("mixtral")])
+def test_without_experts_a_token_uses_every_parameter(name):
+    book = models.ledger(models.get(name))
+    assert book.active == book.total
 
 
 def test_operations_need_a_token():

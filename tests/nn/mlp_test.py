@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.models.config import ACTIVATIONS as CHOICES
-from transformer.models.config import Mlp, ModelConfig, Stack
+from transformer.models.config import ModelConfig, Stack
+from transformer.models.feed_forward import ACTIVATIONS as CHOICES
+from transformer.models.feed_forward import Mlp
 from transformer.nn.mlp import ACTIVATIONS, FeedForward
 from transformer.nn.tap import Tap
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer import models
-from transformer.models import Attention, Init, ModelConfig, Readout, Stack
+from transformer import inspection, models
+from transformer.models import Attention, Experts, Init, Mlp, ModelConfig, Readout, Stack
 from transformer.training import prediction
 from transformer.training.objective import SEEN
 
@@ -179,3 +179,83 @@ def test_pairs_that_are_padded_or_packed_count_as_if_each_were_alone():
     for rows, name in ((padded, "source_mask"), (packed, "source_segments")):
         seen = {**rows, name: np.ones_like(rows[name])}
         assert abs(float(loss_fn(params, seen, None)[0]) - expected) > 1e-3
+
+
+def mixture(roles="decoder", capacity=None, **weights):
+    """A model with experts, its parameters, and a batch with padding on the right."""
+    experts = Experts(4, 2, capacity=capacity, **weights)
+    stack = Stack(depth=2, attention=Attention(heads=2), mlp=Mlp(8, experts=experts))
+    stacks = {role: stack for role in ("encoder", "decoder") if role in roles}
+    model = models.Transformer(ModelConfig(vocab=V, width=8, length=16, **stacks, init=Init(scale=0.6, embedding=1.0)))
+    draw, ids = np.random.default_rng(4), jnp.zeros((1, 1), jnp.int32)
+    both = {"source": ids} if len(stacks) == 2 else {}
+    shapes = jax.eval_shape(model.init, jax.random.key(0), ids, **both)["params"]
+    params = jax.tree.map(lambda leaf: jnp.asarray(draw.normal(0, 0.6, leaf.shape), leaf.dtype), shapes)
+    rows = batch() | {"weights": (np.arange(T) < np.array([[4], [6]])).astype(np.float32)}
+    if both:
+        rows |= {"source": draw.integers(0, V, (B, 5)).astype(np.int32), "source_mask": np.arange(5) < [[5], [2]]}
+    return model, params, rows
+
+
+def router_sums(model, params, rows):
+    """Balance, z and dropped of each stack, from captured logits, with a loop over layers, rows and tokens."""
+    inputs = {name: rows[name] for name in SEEN if name in rows}
+    capture = "**/mlp/router"
+    _, taps = inspection.run(model, params, rows["inputs"], capture=capture, **inputs)
+    sums = {}
+    for name, logits in taps.items():
+        role, stack = name.split("/")[0], getattr(model.config, name.split("/")[0])
+        experts, totals = stack.mlp.experts, np.zeros(3)
+        for row in range(B):
+            real = rows["source_mask"][row] if "source" in rows and role == "encoder" else rows["weights"][row] > 0
+            x = np.asarray(logits[row], np.float64)[real]
+            order = np.argsort(-x, axis=-1)[:, : experts.active]
+            used = np.bincount(order.reshape(-1), minlength=experts.count) / order.size
+            likely = (np.exp(x) / np.exp(x).sum(-1, keepdims=True)).mean(0)
+            room = experts.places(logits.shape[1]) or x.size
+            late = np.maximum(np.bincount(order.reshape(-1), minlength=experts.count) - room, 0).sum() / order.size
+            here = [experts.count * used @ likely, np.mean(np.log(np.exp(x).sum(-1)) ** 2), late]
+            totals += rows["weights"][row].sum() * np.asarray(here) / stack.depth
+        sums[role] = sums.get(role, 0) + totals
+    return sums
+
+
+@pytest.mark.parametrize(("roles", "capacity"), [("decoder", None), ("decoder", 0.5), ("encoder and decoder", 0.7)])
+def test_losses_of_routers_are_sums_over_rows_that_padding_does_not_enter(roles, capacity):
+    model, params, rows = mixture(roles, capacity, balance=0.3, router_z=0.2)
+    bare = mixture(roles, capacity, balance=0.0, router_z=0.0)[0]
+    loss, sums = compiled(prediction(model))(params, rows, None)
+    plain, fewer = compiled(prediction(bare))(params, rows, None)
+    expected = router_sums(model, params, rows)
+    assert fewer.keys() == {"count", "nats"}
+    assert sums.keys() == fewer.keys() | {"balance", "router_z"} | ({"dropped"} if capacity else set())
+    np.testing.assert_allclose(sums["nats"], fewer["nats"], rtol=1e-5)
+    np.testing.assert_allclose(loss - plain, sum(0.3 * x[0] + 0.2 * x[1] for x in expected.values()), rtol=1e-4)
+    mean = sum(expected.values()) / len(expected)
+    found = [sums["balance"], sums["router_z"], sums.get("dropped", 0)]
+    np.testing.assert_allclose(found, mean, rtol=1e-4)
+    assert (mean[2] > 0) == (capacity is not None)
+
+
+def test_losses_of_routers_add_up_over_any_parts_of_a_batch_and_reach_the_router():
+    model, params, rows = mixture(balance=0.3, router_z=0.2)
+    loss_fn = compiled(jax.value_and_grad(prediction(model), has_aux=True))
+    whole = loss_fn(params, rows, None)
+    parts = [loss_fn(params, {name: array[row : row + 1] for name, array in rows.items()}, None) for row in range(B)]
+    close = lambda a, *b: np.testing.assert_allclose(a, sum(b), rtol=1e-4, atol=1e-5)  # noqa: E731
+    jax.tree.map(close, whole, *parts)
+    other = compiled(jax.value_and_grad(prediction(mixture(balance=0.0, router_z=0.2)[0]), has_aux=True))
+    with_balance, without = (x["decoder"]["blocks"]["mlp"] for x in (whole[1], other(params, rows, None)[1]))
+    assert np.abs(with_balance["router"]["kernel"] - without["router"]["kernel"]).max() > 1e-3
+
+
+def test_padding_of_packed_sources_has_no_part_in_the_losses_of_routers():
+    model, params, rows = mixture("encoder and decoder", balance=0.3, router_z=0.2)
+    packed = {name: array for name, array in rows.items() if name != "source_mask"}
+    packed |= {"segments": (rows["weights"] > 0).astype(np.int32), "source_segments": np.int32(rows["source_mask"])}
+    loss_fn = compiled(prediction(model))
+    _, sums = loss_fn(params, packed, None)
+    junk = {**packed, "source": np.where(rows["source_mask"], packed["source"], 7).astype(np.int32)}
+    _, again = loss_fn(params, junk, None)
+    for name in ("balance", "router_z"):
+        np.testing.assert_allclose(again[name], sums[name], rtol=1e-5)

@@ -180,6 +180,21 @@ def test_weight_decay_takes_its_share_of_matrices_and_of_nothing_else():
         np.testing.assert_allclose(leaf, expected, atol=RATE * 1e-4, err_msg=path)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_experts_are_updated_as_if_each_were_a_layer_of_its_own(name):
+    random = np.random.default_rng(3)
+    draw = lambda *shape: jnp.asarray(random.normal(size=shape) * 0.1, jnp.float32)  # noqa: E731
+    sizes = {"up": {"kernel": (130, 140), "bias": (140,)}, "down": {"kernel": (140, 130), "bias": (130,)}}
+    trees = [{n: {k: draw(2, 3, *shape) for k, shape in part.items()} for n, part in sizes.items()} for _ in range(3)]
+    experts = [{"blocks": {"mlp": one}} for one in trees]
+    layers = [jax.tree.map(lambda leaf: leaf.reshape(6, *leaf.shape[2:]), one) for one in experts]
+    optimizer = build(name, weight_decay=0.1)
+    found, expected = (updates_of(optimizer, params, rest) for params, *rest in (experts, layers))
+    for (path, one), other in zip(flat(found).items(), flat(expected).values(), strict=True):
+        np.testing.assert_allclose(one.reshape(other.shape), other, rtol=1e-4, atol=1e-8, err_msg=path)
+        assert np.abs(other).max() > 1e-5
+
+
 def flat(tree):
     return {
         jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in jax.tree_util.tree_leaves_with_path(tree)

@@ -15,6 +15,11 @@ from transformer.training.parameters import Parameter, map_named
         ("encoder/blocks/attention/query_norm/scale", (6, 2), False, (2,)),
         ("encoder/blocks/mlp_norm/scale", (6, 8), False, (8,)),
         ("encoder/blocks/mlp/down/kernel", (6, 16, 8), True, (16, 8)),
+        ("encoder/blocks/mlp/up/bias", (6, 16), False, (16,)),
+        ("decoder/blocks/mlp/gate/kernel", (6, 4, 8, 16), True, (8, 16)),
+        ("decoder/blocks/mlp/down/kernel", (6, 4, 16, 8), True, (16, 8)),
+        ("decoder/blocks/mlp/down/bias", (6, 4, 8), False, (8,)),
+        ("decoder/blocks/mlp/router/kernel", (6, 8, 4), True, (8, 4)),
         ("encoder/final_norm/scale", (8,), False, (8,)),
         ("encoder/relative/table", (32, 4), False, (32, 4)),
         ("decoder/positions/table", (32, 8), True, (32, 8)),
@@ -27,6 +32,8 @@ from transformer.training.parameters import Parameter, map_named
 def test_what_a_parameter_is(path, shape, matrix, matrix_shape):
     parameter = Parameter(path, shape)
     assert parameter.stacked == ("blocks" in path)
+    own = 1 if "bias" in path else 2
+    assert parameter.alike == (len(shape) - own if "mlp/" in path else int("blocks" in path))
     assert parameter.matrix == matrix
     assert parameter.matrix_shape == matrix_shape
 

@@ -126,6 +126,8 @@ def _stack(role: str, stack: Stack | None, blocks: str, attention: str) -> dict[
     table["output"] = f"{attention}.hook_out" if placement == "both" else "hook_attn_out"
     table["mlp/outer"] = "mlp.hook_out" if placement == "both" else "hook_mlp_out"
     table |= {"residual_pre": "hook_resid_pre", "mlp/inner": "mlp.hook_post", "residual_post": "hook_resid_post"}
+    if stack is not None and stack.mlp is not None and stack.mlp.experts is not None:
+        del table["mlp/inner"]  # theirs is that of one expert; nothing of theirs is the router's logits
     if placement == "post":  # their BERT has the residual in the one, and in the other no scores that give its pattern
         del table["output"], table["scores"]
     elif stack is None or not stack.parallel:

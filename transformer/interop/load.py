@@ -184,8 +184,8 @@ def _params(rows: list[Row], config: ModelConfig, found: Mapping[str, Tensor], p
     tree: dict = {}
     for row in rows:
         ours |= {path: _aligned(sizes[path], dtype) for path in row.paths}
-        for name, layer in row.names(sizes):
-            _fill(row, row.views(ours, layer), found[name])
+        for name, index in row.names(sizes):
+            _fill(row, row.views(ours, index), found[name])
         for path in row.paths:
             *parents, last = path.split("/")
             node = functools.reduce(lambda node, parent: node.setdefault(parent, {}), parents, tree)

@@ -15,10 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import einops
 import numpy as np
 
-LAYER = "{}"
+NUMBER = "{}"
 TILE = 64  # rows that are copied at a time
 
 Shape = tuple[int, ...]
+Index = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +27,11 @@ class Row:
     """Their tensor and ours.
 
     Attributes:
-      theirs: its name; `{}` stands for the number of the layer, which is the first axis of ours.
+      theirs: its name; `{}` stands for the number of the layer, which is the first axis of ours, and a second one for
+        the number of the expert, which is the next.
       ours: the path of a parameter, or of several that lie in one tensor of theirs; the pattern's right side then
         begins with an axis that counts them.
-      pattern: of one layer, theirs -> ours.
+      pattern: of one layer, and of one expert where they are numbered, theirs -> ours.
       alias: another name of the tensor: read where theirs is missing, and written beside it.
     """
 
@@ -43,34 +45,30 @@ class Row:
         """Our parameters, one or several."""
         return (self.ours,) if isinstance(self.ours, str) else self.ours
 
-    def names(self, shapes: Mapping[str, Shape]) -> Iterator[tuple[str, int | None]]:
-        """Their names with the layer that each belongs to, None outside the layers."""
-        if LAYER not in self.theirs:
-            yield self.theirs, None
-            return
-        for layer in range(shapes[self.paths[0]][0]):
-            yield self.theirs.format(layer), layer
+    def names(self, shapes: Mapping[str, Shape]) -> Iterator[tuple[str, Index]]:
+        """Their names, each with its index on the first axes of ours: layer and expert, as far as they are numbered."""
+        for index in np.ndindex(shapes[self.paths[0]][: self._numbered]):
+            yield self.theirs.format(*index), index
 
     def shape(self, shapes: Mapping[str, Shape]) -> Shape:
         """The shape that one tensor of theirs must have, from the shapes of ours."""
-        whole = shapes[self.paths[0]]
-        sizes = self._sizes(whole[1:] if LAYER in self.theirs else whole)
+        sizes = self._sizes(shapes[self.paths[0]][self._numbered :])
         axes = [math.prod(sizes.get(letter, 1) for letter in group.split()) for group in _groups(self._left)]
         return tuple(axes)
 
-    def views(self, ours: Mapping[str, np.ndarray], layer: int | None) -> list[np.ndarray]:
-        """Our arrays of one layer; writing to them writes to the parameters."""
-        return [ours[path] if layer is None else ours[path][layer] for path in self.paths]
+    def views(self, ours: Mapping[str, np.ndarray], index: Index) -> list[np.ndarray]:
+        """Our arrays at one index of `names`; writing to them writes to the parameters."""
+        return [ours[path][index] for path in self.paths]
 
     def read(self, theirs: np.ndarray, shape: Shape) -> list[np.ndarray]:
-        """Their whole tensor as ours, each of `shape`, that of one layer."""
+        """Their whole tensor as ours, each of `shape`, that at one index."""
         grouped = {letter for group in _groups(self._left) if " " in group for letter in group.split()}
         sizes = {letter: size for letter, size in self._sizes(shape).items() if letter in grouped}
         out = einops.rearrange(theirs, self.pattern, **sizes)
         return [out] if isinstance(self.ours, str) else list(out)
 
     def write(self, ours: Sequence[np.ndarray]) -> np.ndarray:
-        """Our arrays of one layer as their tensor."""
+        """Our arrays at one index as their tensor."""
         out = einops.rearrange(ours[0] if isinstance(self.ours, str) else np.stack(ours), self._reversed)
         if out.flags.c_contiguous:
             return out
@@ -86,6 +84,11 @@ class Row:
         return view if np.may_share_memory(view, ours) else None
 
     @property
+    def _numbered(self) -> int:
+        """How many of our first axes are numbers in their name."""
+        return self.theirs.count(NUMBER)
+
+    @property
     def _left(self) -> str:
         return self.pattern.split(" -> ")[0]
 
@@ -95,7 +98,7 @@ class Row:
         return f"{right} -> {left}"
 
     def _sizes(self, shape: Shape) -> dict[str, int]:
-        """The size of every letter, from the shape of one of ours in one layer."""
+        """The size of every letter, from the shape of one of ours at one index."""
         full = (len(self.ours), *shape) if isinstance(self.ours, tuple) else shape
         return dict(zip(self.pattern.split(" -> ")[1].split(), full, strict=True))
 

@@ -162,7 +162,8 @@ def _canonical_stack(config: ModelConfig, stack: Stack) -> Stack:
         dropout=0.0,
     )
     if mlp is not None:
-        mlp = dataclasses.replace(mlp, width=config.mlp_width(stack), dropout=0.0)
+        experts = mlp.experts and dataclasses.replace(mlp.experts, balance=0.0, router_z=0.0)
+        mlp = dataclasses.replace(mlp, width=config.mlp_width(stack), dropout=0.0, experts=experts)
     read = {
         "learned": ("offset",),
         "rotary": ("base", "fraction", "scaling"),
@@ -253,17 +254,17 @@ class _Theirs(Mapping):
     def __init__(self, rows: list[Row], ours: Mapping[str, jax.Array]):
         self._ours = ours
         sizes = {path: tuple(leaf.shape) for path, leaf in ours.items()}
-        self._made = {name: (row, layer) for row in rows for name, layer in row.names(sizes)}
-        self._made |= {row.alias: (row, None) for row in rows if row.alias}
+        self._made = {name: (row, index) for row in rows for name, index in row.names(sizes)}
+        self._made |= {row.alias: (row, ()) for row in rows if row.alias}
         self.kinds = {
             name: weights.Kind(row.shape(sizes), np.dtype(ours[row.paths[0]].dtype))
             for name, (row, _) in self._made.items()
         }
 
     def __getitem__(self, name: str) -> np.ndarray:
-        row, layer = self._made[name]
+        row, index = self._made[name]
         whole = [self._ours[path] for path in row.paths]
-        return row.write([np.asarray(array if layer is None else array[layer]) for array in whole])
+        return row.write([np.asarray(array[index] if index else array) for array in whole])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._made)

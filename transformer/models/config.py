@@ -1,7 +1,8 @@
 """The configuration of a model: a frozen tree of dataclasses, checked when it is built.
 
 `ModelConfig.encoder` and `ModelConfig.decoder` say what the model is: an encoder, a decoder, or both joined by
-cross-attention. Every default stands here once. A choice among implementations is a name in one of the tuples below.
+cross-attention. Every default stands once, here or in `feed_forward`. A choice among implementations is a name in one
+of the tuples.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 
 from transformer.models.checks import check_probability, check_types, one_of, require
+from transformer.models.feed_forward import Mlp
 from transformer.ops.attention import IMPLEMENTATIONS
 
 NORMS = ("layer", "rms")
 PLACEMENTS = ("pre", "post", "both")
-ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 POSITIONS = ("none", "learned", "sinusoidal", "rotary", "relative", "alibi")
 SCALINGS = ("none", "linear", "ntk", "dynamic", "llama3", "yarn")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -116,24 +117,6 @@ class Attention:
             require(self.softcap > 0, "attention.softcap", self.softcap, "it must be positive")
         require(all(w >= 0 for w in self.windows), "attention.windows", self.windows, "windows are 0 (all) or positive")
         check_probability("attention.dropout", self.dropout)
-
-
-@dataclasses.dataclass(frozen=True)
-class Mlp:
-    """The feed-forward half of a block: up, activation, down; gated: activation(gate) * up, then down."""
-
-    width: int | None = None  # None: 4 x model width, or 8/3 x when gated, rounded up to a multiple of 32
-    activation: str = "silu"
-    gated: bool = True
-    bias: bool = False
-    dropout: float = 0.0  # on the inner activations
-
-    def __post_init__(self):
-        check_types(self, "mlp.")
-        if self.width is not None:
-            require(self.width > 0, "mlp.width", self.width, "it must be positive")
-        one_of("mlp.activation", self.activation, ACTIVATIONS)
-        check_probability("mlp.dropout", self.dropout)
 
 
 @dataclasses.dataclass(frozen=True)

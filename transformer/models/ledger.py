@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.models.config import ModelConfig, Norm, Stack
+from transformer.models.feed_forward import Mlp
 from transformer.models.transformer import Transformer
 
 Sizes = dict[str, int]
@@ -31,6 +32,7 @@ class Row:
       per_head: parameters of one query head, or of one key/value head; None where heads have none of their own.
       per_block: parameters in one layer; None outside the layers.
       count: parameters in all.
+      active: those that one token uses: all but those of the experts that it is not sent to.
     """
 
     part: str
@@ -38,6 +40,7 @@ class Row:
     per_head: int | None
     per_block: int | None
     count: int
+    active: int
 
 
 class Flops(NamedTuple):
@@ -65,6 +68,11 @@ class Ledger:
         return sum(row.count for row in self.rows)
 
     @property
+    def active(self) -> int:
+        """The number of parameters that one token uses; the total where there are no experts."""
+        return sum(row.active for row in self.rows)
+
+    @property
     def tally(self) -> Ledger:
         """The count that explainers give: embedding, matrices of the layers, and an unembedding even where it is tied.
 
@@ -89,17 +97,17 @@ class Ledger:
             raise ValueError(f"no part of the ledger has {path!r} in its path; the steps are {', '.join(steps)}")
         columns = ([row.per_head for row in rows], [row.per_block for row in rows])
         per_head, per_block = (None if None in column else sum(column) for column in columns)
-        count = sum(row.count for row in rows)
-        return Row(path, " + ".join(f"{row.count:,}" for row in rows), per_head, per_block, count)
+        count, active = sum(row.count for row in rows), sum(row.active for row in rows)
+        return Row(path, " + ".join(f"{row.count:,}" for row in rows), per_head, per_block, count, active)
 
     def flops_per_token(self, length: int, *, causal: bool = False) -> Flops:
         """Matrix products for one token of a sequence of `length` tokens, two operations for each multiply-add.
 
         Every matrix costs 2 for each of its entries, and a head 4 K for each key that a query meets (scores and mix):
-        `6 N + 12 L H K T` for training, N counting the matrices without the embedding. This is the numerator of model
-        FLOPs utilisation in Chowdhery et al. 2022 (arXiv:2204.02311), appendix B. Lookups, norms, softmax and
-        activations are not counted, nor is what rematerialisation repeats. An encoder-decoder is counted for a target
-        token and a source token together, both sequences being `length` long.
+        `6 N + 12 L H K T` for training, N counting the matrices without the embedding, and of experts those that a
+        token is sent to. This is the numerator of model FLOPs utilisation in Chowdhery et al. 2022 (arXiv:2204.02311),
+        appendix B. Lookups, norms, softmax and activations are not counted, nor is what rematerialisation repeats. An
+        encoder-decoder is counted for a target token and a source token together, both sequences being `length` long.
 
         Args:
           length: T, in tokens.
@@ -112,7 +120,7 @@ class Ledger:
         if length < 1:
             raise ValueError(f"length={length} tokens cannot be: pass 1 or more")
         tally = self.tally
-        products = 2 * (tally.total - tally.subtotal("embedding").count)
+        products = 2 * (tally.active - tally.subtotal("embedding").active)
         forward = float(
             products + sum(_attention_flops(self.config, role, length, causal) for role in _roles(self.config))
         )
@@ -160,7 +168,7 @@ def _row(part: str, axes: str, sizes: Sizes) -> Row:
         return math.prod(sizes[letter] for letter in letters if letter not in left_out)
 
     per_head = without("L", "H", "G") if {"H", "G"} & set(letters) else None
-    return Row(part, formula, per_head, without("L") if "L" in letters else None, without())
+    return Row(part, formula, per_head, without("L") if "L" in letters else None, without(), without())
 
 
 def _norm(path: str, norm: Norm, axes: str, sizes: Sizes) -> list[Row]:
@@ -190,11 +198,20 @@ def _stack(config: ModelConfig, role: str, stack: Stack, sizes: Sizes) -> list[R
         rows += _attention(f"{blocks}/cross_attention", stack, sizes)
         rows += _half_norms(f"{blocks}/cross", stack, sizes)
     if stack.mlp is not None:
-        for name in ("up", "gate") if stack.mlp.gated else ("up",):
-            rows += _dense(f"{blocks}/mlp/{name}", "D", "F", stack.mlp.bias, sizes)
-        rows += _dense(f"{blocks}/mlp/down", "F", "D", stack.mlp.bias, sizes)
-        rows += _half_norms(f"{blocks}/mlp", stack, sizes)
+        rows += _feed_forward(f"{blocks}/mlp", stack.mlp, sizes) + _half_norms(f"{blocks}/mlp", stack, sizes)
     return rows + (_norm(f"{role}/final_norm", stack.norm, "D", sizes) if stack.norm_placement != "post" else [])
+
+
+def _feed_forward(path: str, mlp: Mlp, sizes: Sizes) -> list[Row]:
+    names = ("up", "gate") if mlp.gated else ("up",)
+    if mlp.experts is None:
+        rows = [row for name in names for row in _dense(f"{path}/{name}", "D", "F", mlp.bias, sizes)]
+        return rows + _dense(f"{path}/down", "F", "D", mlp.bias, sizes)
+    experts, sizes = mlp.experts, sizes | {"N": mlp.experts.count}
+    rows = [row for name in names for row in _dense(f"{path}/{name}", "D", "F", mlp.bias, sizes, "L N ")]
+    rows += _dense(f"{path}/down", "F", "D", mlp.bias, sizes, "L N ")
+    rows = [dataclasses.replace(row, active=row.count // experts.count * experts.active) for row in rows]
+    return _dense(f"{path}/router", "D", "N", False, sizes) + rows
 
 
 def _half_norms(path: str, stack: Stack, sizes: Sizes) -> list[Row]:

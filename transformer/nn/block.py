@@ -13,6 +13,7 @@ import jax
 
 from transformer.nn.attention import MultiHeadAttention, View
 from transformer.nn.cache import Cache
+from transformer.nn.experts import MixtureOfExperts
 from transformer.nn.mlp import FeedForward
 from transformer.nn.norms import Normalize
 from transformer.nn.tap import Tap
@@ -64,11 +65,19 @@ class Block(nn.Module):
             x = tap("residual_cross", self._add("cross", x, added, train))
 
         if self.stack.mlp is not None:
-            mlp = FeedForward(*parts, name="mlp")
             seen = block_input if self.stack.parallel else x
-            added, _ = self._half("mlp", seen, lambda h: (mlp(h, tap.under("mlp"), train), None))
+            feed = self._feed_forward(view, tap.under("mlp"), cache, train)
+            added, _ = self._half("mlp", seen, lambda h: (feed(h), None))
             x = self._add("mlp", x, added, train)
         return tap("residual_post", x), cache
+
+    def _feed_forward(self, view: View, tap: Tap, cache: Cache | None, train: bool) -> Callable[[jax.Array], jax.Array]:
+        """`[B, T, D] -> [B, T, D]`; while a cache is filled experts turn nobody away."""
+        if self.stack.mlp.experts is None:
+            dense = FeedForward(self.config, self.stack, name="mlp")
+            return lambda h: dense(h, tap, train)
+        mixture, real = MixtureOfExperts(self.config, self.stack, name="mlp"), getattr(view.mask, "valid", None)
+        return lambda h: mixture(h, tap, train, real=real, drops=cache is None)
 
     def _half(self, name: str, x: jax.Array, part: Callable) -> tuple[jax.Array, Cache | None]:
         """What a half makes of the residual: part(x), part(norm(x)) or norm(part(norm(x)))."""

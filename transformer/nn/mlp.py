@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from transformer.ops.sharding import constrain
 
 if TYPE_CHECKING:
     from transformer.models.config import ModelConfig, Stack
+    from transformer.models.feed_forward import Mlp
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,
@@ -33,14 +35,15 @@ class FeedForward(nn.Module):
     def __call__(self, x: jax.Array, tap: Tap, train: bool = False) -> jax.Array:
         """`[B, T, D] -> [B, T, D]`."""
         mlp, config = self.stack.mlp, self.config
-        width, inner = config.width, config.mlp_width(self.stack)
-        activation = ACTIVATIONS[mlp.activation]
-        hidden = Projection(config, (width,), (inner,), mlp.bias, name="up")(x)  # [B, T, F]
-        if mlp.gated:
-            hidden = activation(Projection(config, (width,), (inner,), mlp.bias, name="gate")(x)) * hidden
-        else:
-            hidden = activation(hidden)
+        width, between = config.width, config.mlp_width(self.stack)
+        hidden = inner(mlp, lambda name: Projection(config, (width,), (between,), mlp.bias, name=name)(x))  # [B, T, F]
         hidden = constrain(hidden, "rows", "positions", "inner")
         hidden = tap("inner", nn.Dropout(mlp.dropout, deterministic=not train)(hidden))
         multiplier = config.output_multiplier(self.stack)
-        return tap("outer", Projection(config, (inner,), (width,), mlp.bias, multiplier, name="down")(hidden))
+        return tap("outer", Projection(config, (between,), (width,), mlp.bias, multiplier, name="down")(hidden))
+
+
+def inner(mlp: Mlp, project: Callable[[str], jax.Array]) -> jax.Array:
+    """The inner activations `[..., F]` of a feed-forward layer, from its projections `up` and `gate` by name."""
+    activation, up = ACTIVATIONS[mlp.activation], project("up")
+    return activation(project("gate")) * up if mlp.gated else activation(up)

@@ -36,7 +36,8 @@ BLOCK_SITES = {
     "residual_mid": "BTD",  # after self-attention
     **{f"cross/{name}": axes for name, axes in _ATTENTION.items()},
     "residual_cross": "BTD",  # after cross-attention
-    "mlp/inner": "BTF",  # after the activation (and the gate)
+    "mlp/router": "BTN",  # logits over experts, where there are any
+    "mlp/inner": "BTF",  # after the activation (and the gate), where there are no experts
     "mlp/outer": "BTD",
     "residual_post": "BTD",
 }

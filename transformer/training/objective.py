@@ -9,8 +9,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from transformer.models.config import ModelConfig
+from transformer.models.feed_forward import Experts
 from transformer.models.transformer import Transformer, unembedding
-from transformer.ops import losses, sharding
+from transformer.nn.tap import Tap
+from transformer.ops import losses, routing, sharding
 from transformer.training.step import LossFunction
 
 # What a batch may tell the model beside its inputs, by the names of the model's own arguments.
@@ -50,14 +53,19 @@ def prediction(
     Returns:
       `loss_fn(params, batch, key) -> (sum, sums)`. The batch holds `inputs`, `targets` `[B, T]` integers, `weights`
       `[B, T]`, and any of the arguments in `SEEN`. `key` is for dropout; None turns it off. `sums` holds `count`, the
-      sum of weights, and `nats`, the weighted negative log-likelihood without smoothing and z-loss.
+      sum of weights, and `nats`, the weighted negative log-likelihood without smoothing and z-loss; for a model with
+      experts also what `of_routers` gives, whose losses are part of the sum.
     """
+    mixtures = routers(model.config)
+    capture = [f"{role}/{layer}/mlp/router" for role in mixtures for layer in range(getattr(model.config, role).depth)]
 
     def loss_fn(params: dict, batch: Mapping[str, jax.Array], key: jax.Array | None):
+        tap = Tap(capture)
         features, _ = model.apply(
             {"params": params},
             batch["inputs"],
             **{name: batch[name] for name in SEEN if name in batch},
+            tap=tap,
             train=key is not None,
             rngs=None if key is None else {"dropout": key},
             method="features",
@@ -77,7 +85,11 @@ def prediction(
         sums = {"count": loss.count, "nats": loss.nats}
         if accuracy:
             sums["accuracy"] = loss.hits
-        return loss.sum, sums
+        if not mixtures:
+            return loss.sum, sums
+        logits = {role: tap.captured[f"{role}/*/mlp/router"] for role in mixtures}
+        added, more = of_routers(model.config, mixtures, logits, batch)
+        return loss.sum + added, sums | more
 
     return loss_fn
 
@@ -97,6 +109,60 @@ def _per_device(function, chunk: int, features, kernel, targets, weights, bias) 
     counts = tuple(whole // part for whole, part in zip(targets.shape, own, strict=True))
     parts = sharding.per_device(one, arrays, meanings, losses.Loss(*[(counts, places)] * 4))
     return jax.tree.map(jnp.sum, parts)
+
+
+def routers(config: ModelConfig) -> dict[str, Experts]:
+    """The experts of each stack whose routers have a loss, by `encoder` and `decoder`."""
+    stacks = {"encoder": config.encoder, "decoder": config.decoder}
+    found = {role: stack.mlp.experts for role, stack in stacks.items() if stack and stack.mlp and stack.mlp.experts}
+    return {role: experts for role, experts in found.items() if experts.balance or experts.router_z}
+
+
+def of_routers(
+    config: ModelConfig,
+    mixtures: Mapping[str, Experts],
+    logits: Mapping[str, jax.Array],
+    batch: Mapping[str, jax.Array],
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The weighted losses of routers as a sum over rows, and what they measure.
+
+    A row's loss is the mean over layers of its `ops.routing.balance` and `router_z`, as in OLMoE (arXiv:2409.02060);
+    Switch adds layers up. A row weighs as much as its targets, so that no way of sharing rows among devices and
+    micro-batches changes the loss; in a decoder a token weighs as its target does, in an encoder each that is not
+    padding alike.
+
+    Args:
+      logits: of each stack in `mixtures`, `[L, B, T, N]`.
+
+    Returns:
+      The sum, and sums by name, means over the stacks that have any: `balance` (1 where all experts are used alike),
+      `router_z`, and, where room is bounded, `dropped`, the share of assignments that found none.
+    """
+    weights = batch["weights"].astype(jnp.float32)
+    rows, loss, seen = jnp.sum(weights, axis=-1), jnp.zeros((), jnp.float32), {}
+    for role, experts in mixtures.items():
+        real = _real(role, config, batch)
+        tokens = weights if role == "decoder" else jnp.ones(logits[role].shape[1:3]) if real is None else real
+        values = {
+            "balance": routing.balance(logits[role], experts.active, tokens),
+            "router_z": routing.router_z(logits[role], tokens),
+        }
+        capacity = experts.places(logits[role].shape[2])
+        if capacity is not None:
+            values["dropped"] = routing.dropped(logits[role], experts.active, capacity, tokens, real)
+        sums = {name: jnp.sum(rows * jnp.mean(value, axis=0)) for name, value in values.items()}
+        loss += experts.balance * sums["balance"] + experts.router_z * sums["router_z"]
+        for name, value in sums.items():
+            seen.setdefault(name, []).append(jax.lax.stop_gradient(value))
+    return loss, {name: sum(values) / len(values) for name, values in seen.items()}
+
+
+def _real(role: str, config: ModelConfig, batch: Mapping[str, jax.Array]) -> jax.Array | None:
+    """Which tokens of a stack are not padding, `[B, T]`, as the data says; None where it does not."""
+    front = "source_" if role == "encoder" and config.decoder is not None else ""
+    if front and f"{front}mask" not in batch and "source_segments" in batch:
+        return batch["source_segments"] > 0  # of packed pairs, counted from 1
+    return batch.get(f"{front}mask")
 
 
 def _chunk(positions: int, vocabulary: int) -> int:

@@ -4,8 +4,9 @@ Every one is the same chain; only the direction differs:
 
     clip by global norm -> direction -> + weight decay * matrices -> * -learning rate
 
-What an optimizer does to a stack is what it would do to each layer alone: Adafactor's factored moments, update clipping
-and parameter scale, and Muon's orthogonalisation, never mix layers. (The global norm is of all gradients, as usual.)
+What an optimizer does to a stack is what it would do to each layer alone, and in a layer to each expert: Adafactor's
+factored moments, update clipping and parameter scale, and Muon's orthogonalisation, never mix them. (The global norm is
+of all gradients, as usual.)
 
 Weight decay falls on matrices: kernels and, as in GPT-2 and BERT, the token, position and type tables. It spares
 biases, norm scales and relative-position biases, stacked or not.
@@ -16,6 +17,7 @@ Moments are kept in float32 whatever the parameters' type, and gradients are tak
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -65,17 +67,17 @@ def decayed(params: Any) -> Any:
 def muon_dimensions(parameter: Parameter) -> MuonDimensionNumbers | None:
     """The axes that make up the matrices Muon orthogonalises; None where AdamW serves.
 
-    The layer axis is a batch axis. Query, key and value: each head's `[D, K]` on its own, because each head forms its
-    scores and values from its slice alone, and orthogonalising the heads together would tie one's update to another's
-    gradient. Output: `[H K, D]` as one, because heads add up in one residual. Kernels outside of blocks (read-out,
-    pooler) are next to the embeddings or the loss, where Muon's geometry does not hold.
+    The axes of layers and experts are batch axes. Query, key and value: each head's `[D, K]` on its own, because each
+    head forms its scores and values from its slice alone, and orthogonalising the heads together would tie one's update
+    to another's gradient. Output: `[H K, D]` as one, because heads add up in one residual. Kernels outside of blocks
+    (read-out, pooler) are next to the embeddings or the loss, where Muon's geometry does not hold.
     """
     if not (parameter.stacked and parameter.matrix):
         return None
     if parameter.names[-2] in HEADS:
         return MuonDimensionNumbers(reduction_axis=(1,), output_axis=(3,))
     last = len(parameter.shape) - 1
-    return MuonDimensionNumbers(reduction_axis=tuple(range(1, last)), output_axis=(last,))
+    return MuonDimensionNumbers(reduction_axis=tuple(range(parameter.alike, last)), output_axis=(last,))
 
 
 class RateState(NamedTuple):
@@ -113,23 +115,23 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
 
 
 def per_matrix(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Runs `inner` on every layer of every parameter by itself, heads' matrices laid side by side.
+    """Runs `inner` on every layer and expert of every parameter by itself, heads' matrices laid side by side.
 
     For transformations that look at the shape of a parameter or take statistics over it. The state is a tree like the
-    parameters with `inner`'s state at each leaf, stacked over layers like the leaf.
+    parameters with `inner`'s state at each leaf, stacked over layers and experts like the leaf.
     """
 
     def init(params: Any) -> Any:
         def one(parameter: Parameter, leaf: jax.Array) -> Any:
             flat = _flatten(parameter, leaf)
-            return jax.vmap(inner.init)(flat) if parameter.stacked else inner.init(flat)
+            return _each(parameter, inner.init)(flat)
 
         return map_named(one, params)
 
     def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
         def one(parameter: Parameter, leaf: jax.Array, inner_state: Any, weight: jax.Array) -> _Result:
-            run = jax.vmap(inner.update) if parameter.stacked else inner.update
-            out, new = run(_flatten(parameter, leaf), inner_state, _flatten(parameter, weight))
+            flat = _flatten(parameter, leaf), inner_state, _flatten(parameter, weight)
+            out, new = _each(parameter, inner.update)(*flat)
             return _Result(out.reshape(leaf.shape), new)
 
         results = map_named(one, updates, state, params)
@@ -144,9 +146,15 @@ class _Result(NamedTuple):
     state: Any
 
 
+def _each(parameter: Parameter, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function mapped over the axes that count parameters alike."""
+    for _ in range(parameter.alike):
+        function = jax.vmap(function)
+    return function
+
+
 def _flatten(parameter: Parameter, leaf: jax.Array) -> jax.Array:
-    layers = leaf.shape[:1] if parameter.stacked else ()
-    return leaf.reshape(*layers, *parameter.matrix_shape)
+    return leaf.reshape(*leaf.shape[: parameter.alike], *parameter.matrix_shape)
 
 
 def _adamw(config: Optimizer) -> optax.GradientTransformation:

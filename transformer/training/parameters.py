@@ -1,7 +1,8 @@
 """What a parameter is, read from its path and its shape.
 
 Paths are names joined by "/", as in `decoder/blocks/attention/query/kernel`. Everything below `blocks` is stacked over
-layers: its first axis counts layers and is no axis of any one layer's parameter.
+layers: its first axis counts layers and is no axis of any one layer's parameter. Where a layer has experts, the next
+axis of their parameters counts them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 
 HEADS = ("query", "key", "value")  # kernels [D, H, K]; the output kernel is [H, K, D]
+FEED_FORWARD = ("up", "gate", "down")  # kernels [D, F] and [F, D]; of experts [N, D, F] and [N, F, D]
 NO_MATRIX = ("bias", "scale")
 
 
@@ -34,22 +36,30 @@ class Parameter:
         return "blocks" in self.names
 
     @property
-    def layer_shape(self) -> tuple[int, ...]:
-        """The shape within one layer."""
-        return self.shape[1:] if self.stacked else self.shape
+    def alike(self) -> int:
+        """How many axes in front count parameters of one kind, each with a start and updates of its own: layers, and
+        experts in a layer."""
+        of_experts = self.stacked and self.names[-2] in FEED_FORWARD
+        own = {"kernel": 2, "bias": 1}.get(self.names[-1])
+        return int(self.stacked) + int(of_experts and len(self.shape) == 2 + own)
+
+    @property
+    def own_shape(self) -> tuple[int, ...]:
+        """The shape within one layer, and of one expert."""
+        return self.shape[self.alike :]
 
     @property
     def matrix(self) -> bool:
         """Whether it multiplies vectors: kernels and embedding tables; not biases, norm scales or the table of
         relative positions, whose entries are biases added to scores."""
         names = self.names
-        return len(self.layer_shape) >= 2 and names[-1] not in NO_MATRIX and "relative" not in names
+        return len(self.own_shape) >= 2 and names[-1] not in NO_MATRIX and "relative" not in names
 
     @property
     def matrix_shape(self) -> tuple[int, ...]:
-        """The shape within one layer with several heads' matrices side by side: inputs by outputs. A query kernel
-        [D, H, K] is [D, H K], an output kernel [H, K, D] is [H K, D]; what is no kernel stays as it is."""
-        shape = self.layer_shape
+        """The own shape with several heads' matrices side by side: inputs by outputs. A query kernel [D, H, K] is
+        [D, H K], an output kernel [H, K, D] is [H K, D]; what is no kernel stays as it is."""
+        shape = self.own_shape
         if self.names[-1] != "kernel" or len(shape) < 3:
             return shape
         if self.names[-2] in HEADS:

@@ -9,6 +9,7 @@ from transformer.interop.families import (
     llama,
     marian,
     mistral,
+    mixtral,
     qwen2,
     qwen3,
     roberta,
@@ -16,5 +17,5 @@ from transformer.interop.families import (
 )
 from transformer.interop.family import Family
 
-_FILES = (gpt2, gpt_neox, llama, mistral, qwen2, qwen3, gemma, gemma2, bert, roberta, t5, marian)
+_FILES = (gpt2, gpt_neox, llama, mistral, mixtral, qwen2, qwen3, gemma, gemma2, bert, roberta, t5, marian)
 FAMILIES: dict[str, Family] = {file.FAMILY.name: file.FAMILY for file in _FILES}

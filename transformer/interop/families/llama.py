@@ -29,6 +29,8 @@ def read_decoder(
     kv_heads: Any = REQUIRED,
     length: Any = REQUIRED,
     head_width: int | None = None,
+    epsilon: float = 1e-6,
+    base: float = 10_000.0,
     **stack: Any,
 ) -> ModelConfig:
     """Our config from the fields that all of them have.
@@ -39,6 +41,7 @@ def read_decoder(
       kv_heads: G where the fields leave it out; None is as many as heads.
       length: the longest sequence where the fields leave it out.
       head_width: K where the fields leave it out; None is width / heads.
+      epsilon, base: of norms and of rotary positions where the fields leave them out.
       **stack: what the family's `Stack` adds.
     """
     width, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
@@ -52,8 +55,8 @@ def read_decoder(
         fields.layers("num_hidden_layers"),
         dataclasses.replace(attention, heads=heads, kv_heads=kv_heads, head_width=head),
         dataclasses.replace(mlp, width=fields.size("intermediate_size")),
-        dataclasses.replace(norm, epsilon=fields.number("rms_norm_eps", 1e-6)),
-        position=rotary.read(fields, length, head),
+        dataclasses.replace(norm, epsilon=fields.number("rms_norm_eps", epsilon)),
+        position=rotary.read(fields, length, head, base),
         **stack,
     )
     readout = Readout(fields.take("tie_word_embeddings", tied))

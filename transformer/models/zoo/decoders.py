@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from transformer.models.config import Attention, Init, Mlp, ModelConfig, Norm, Position, Readout, Scaling, Stack
+from transformer.models.config import Attention, Init, ModelConfig, Norm, Position, Readout, Scaling, Stack
+from transformer.models.feed_forward import Experts, Mlp
 
 _LAYER_NORM = Norm("layer", epsilon=1e-5, bias=True)
 
@@ -85,7 +86,7 @@ def _llama(
     depth: int,
     width: int,
     attention: Attention,
-    mlp: int,
+    mlp: int | Mlp,
     *,
     epsilon: float,
     base: float,
@@ -95,7 +96,8 @@ def _llama(
 ) -> ModelConfig:
     """Touvron et al. 2023 (arXiv:2302.13971), section 2.2: RMSNorm before each half, SiLU gates, rotary positions."""
     position = Position(base=base, scaling=scaling)
-    stack = Stack(depth, attention, Mlp(mlp), Norm(epsilon=epsilon), position=position)
+    mlp = Mlp(mlp) if isinstance(mlp, int) else mlp
+    stack = Stack(depth, attention, mlp, Norm(epsilon=epsilon), position=position)
     return ModelConfig(width=width, decoder=stack, readout=Readout(tied), **rest)
 
 
@@ -152,6 +154,22 @@ def _mistral(depth: int, width: int, heads: int, kv_heads: int, mlp: int, window
 
 _MISTRAL = {  # Jiang et al. 2023 (arXiv:2310.06825), table 1, and the config of version 0.1: ..., window
     "7b": (32, 4096, 32, 8, 14_336, 4096),
+}
+
+
+def _mixtral(
+    depth: int, width: int, heads: int, kv_heads: int, mlp: int, experts: int, active: int, vocab: int, length: int
+) -> ModelConfig:
+    """Jiang et al. 2024 (arXiv:2401.04088), section 2: Mistral without a window, of experts that drop nothing."""
+    feed_forward = Mlp(mlp, experts=Experts(experts, active))
+    return _llama(
+        depth, width, Attention(heads, kv_heads), feed_forward, epsilon=1e-5, base=1e6, vocab=vocab, length=length
+    )
+
+
+_MIXTRAL = {  # table 1 and the published configs: depth, width, heads, kv, mlp, experts, active, vocab, length
+    "8x7b": (32, 4096, 32, 8, 14_336, 8, 2, 32_000, 32_768),
+    "8x22b": (56, 6144, 48, 8, 16_384, 8, 2, 32_000, 65_536),
 }
 
 
@@ -216,6 +234,7 @@ FAMILIES = {
     "llama3": (_llama3, _LLAMA3),
     "llama3.2": (_llama3_2, _LLAMA3_2),
     "mistral": (_mistral, _MISTRAL),
+    "mixtral": (_mixtral, _MIXTRAL),
     "qwen2": (_qwen2, _QWEN2),
     "qwen3": (_qwen3, _QWEN3),
     "gemma": (_gemma, _GEMMA),
