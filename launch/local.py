@@ -7,8 +7,8 @@
 What comes after `--` is the command; `python` is the one that runs this program. Each process has a log in
 `DIR/process-NUMBER.log`, and all lines come live with the number in front. When a process fails, its last lines are
 shown again, the others are ended, and the command is started anew up to `--restarts` times: training goes on from its
-last checkpoint. A mistake on the command line, exit code 2, is not repeated. SIGTERM and Ctrl-C are handed to all; a second
-one ends training at once. The exit code is 0, or that of the first failure.
+last checkpoint. A mistake on the command line, exit code 2, is not repeated. SIGTERM and Ctrl-C are handed to all; a
+second one ends training at once. The exit code is 0, or that of the first failure.
 
 A sweep runs one after the other, or `--at_once` several, and goes on after a run that failed. GPUs are shared equally
 among all processes that run at one time; `--devices` gives each so many CPU devices in their place.
@@ -157,14 +157,11 @@ def environment(index: int, count: int, port: int, devices: int | None, gpus: st
       devices: CPU devices, or None for what there is.
       gpus: the GPUs that it sees, as CUDA numbers them, or None for all.
     """
-    address = f"127.0.0.1:{port}"
-    out = {
-        "JAX_COORDINATOR_ADDRESS": address,
-        "JAX_COORDINATOR_BIND_ADDRESS": address,
-        "JAX_NUM_PROCESSES": str(count),
-        "JAX_PROCESS_ID": str(index),
-        "PYTHONUNBUFFERED": "1",
-    }
+    out = {"PYTHONUNBUFFERED": "1"}
+    if count > 1:
+        names = ("JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_BIND_ADDRESS")
+        out |= dict.fromkeys(names, f"127.0.0.1:{port}")
+        out |= {"JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(index)}
     if devices is not None:
         xla = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}".strip()
         # Several devices on few cores would wait for each other for ever.
