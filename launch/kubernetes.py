@@ -22,8 +22,7 @@ import yaml
 from absl import flags
 
 from experiments import command
-from launch import sweep
-from transformer.training.distributed import DETECT
+from launch import DETECT, sweep
 
 NAME = flags.DEFINE_string("name", "train", "Of the JobSet.")
 NAMESPACE = flags.DEFINE_string("namespace", None, "Default: that of kubectl's configuration.")

@@ -4,9 +4,9 @@
         -- python -m experiments.train --config=... --workdir=gs://bucket/big > big.sh
 
 The accelerator is called as gcloud does; of v4 and v5p the number counts cores, two in a chip. `--slices` asks for
-several slices that train as one. The commands run in `--folder` of every host, where `--setup` is to bring the code. A
-run that fails is started anew up to `--restarts` times, unless it was a mistake on the command line, exit code 2. The
-runs of a sweep come one after the other.
+several slices that train as one. The command runs in `--folder` of every host, where `--setup`, run in the home folder,
+is to bring the code. A run that fails is started anew up to `--restarts` times, unless it was a mistake on the command
+line, exit code 2. The runs of a sweep come one after the other.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments import command
-from launch import sweep
-from transformer.training.distributed import DETECT
+from launch import DETECT, sweep
 
 NAME = flags.DEFINE_string("name", "train", "Of the request and of what it gives.")
 ZONE = flags.DEFINE_string("zone", None, "Where, such as us-east5-a.")
@@ -70,7 +69,8 @@ def commands(runs: Sequence[sweep.Run]) -> str:
     if SETUP.value:
         parts += ["# Prepare every host.", _everywhere(name, where, SETUP.value)]
     for run in runs:
-        parts += [f"# Train{f': {run.name}' if run.name else ''}.", _everywhere(name, where, _repeated(run.command))]
+        line = f"cd {shlex.quote(FOLDER.value)} && {{ {_repeated(run.command)}; }}"
+        parts += [f"# Train{f': {run.name}' if run.name else ''}.", _everywhere(name, where, line)]
     parts += ["# Give it back.", _gcloud("delete", name, *where, "--force")]
     return "\n".join(parts) + "\n"
 
@@ -94,7 +94,6 @@ def _repeated(words: Sequence[str]) -> str:
 
 
 def _everywhere(name: str, where: Sequence[str], line: str) -> str:
-    line = f"cd {shlex.quote(FOLDER.value)} && {{ {line}; }}"
     return _gcloud("ssh", name, *where, "--node=all", "--worker=all", f"--command={line}")
 
 
