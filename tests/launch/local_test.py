@@ -175,7 +175,7 @@ def test_two_processes_train_and_the_first_speaks_for_both(tiny, tmp_path, envir
     assert "[0] model: 3,448 parameters on 2 cpu device(s)\n" in process.stdout
     assert "[0] validation: " in process.stdout and "[1] validation" not in process.stdout
     (row,) = metrics.read(tmp_path / "two")
-    assert row["step"] == 2 and row["tokens"] == 2 * 8 * 16
+    assert row["step"] == 2 and row["validation_loss"] > 0
     assert (tmp_path / "two" / "checkpoints" / "2").is_dir()
 
 

@@ -70,6 +70,15 @@ def test_a_switch_is_0_or_1():
         distributed.settings({distributed.DETECT: "yes"})
 
 
+def test_where_jax_finds_nobody_it_says_what_to_set(tmp_path, environment):
+    code = "from transformer.training import distributed; distributed.initialize()"
+    command, alone = [sys.executable, "-c", code], environment(1) | {distributed.DETECT: "1"}
+    process = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert re.search(
+        r"ValueError: JAX cannot join other processes \(.*\): set JAX_COORDINATOR_ADDRESS, ", process.stderr
+    )
+
+
 # What a script does that `experiments.command` runs; {body} follows once the two have met.
 SCRIPT = """
 import os, signal, sys, time

@@ -33,13 +33,16 @@ def initialize() -> None:
     """Joins the other processes, if there are any; to be called before JAX looks for devices.
 
     Raises:
-      ValueError: if the variables contradict each other.
+      ValueError: if the variables contradict each other, or JAX is to find other processes and does not.
     """
     found = settings(os.environ)
     if found is None:
         return
     handler = signal.getsignal(signal.SIGTERM)
-    jax.distributed.initialize(**found, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=SHUTDOWN)
+    try:
+        jax.distributed.initialize(**found, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=SHUTDOWN)
+    except ValueError as error:
+        raise ValueError(f"JAX cannot join other processes ({error}): set {', '.join(VARIABLES)}") from error
     signal.signal(signal.SIGTERM, handler)  # JAX's own, installed meanwhile, would swallow it
 
 
