@@ -37,8 +37,8 @@ def run(
     `main`, becomes one line `error: ...` on stderr and exit code 2, unless `--traceback` is given; other errors keep
     their traceback. Ctrl-C leaves quietly with exit code 130.
 
-    One of several processes under `jax.distributed` that ends by an error does so at once: JAX's way out waits for the
-    others, which wait for it.
+    One of several processes under `jax.distributed` that ends with another exit code than 0 does so at once: JAX's way
+    out waits for the others, which wait for it.
 
     What JAX compiles is kept for the next start in `~/.cache/transformer-research` or below `XDG_CACHE_HOME`, unless
     JAX's own variables say where (`JAX_COMPILATION_CACHE_DIR`) or that it is not (`JAX_ENABLE_COMPILATION_CACHE=0`).
@@ -64,11 +64,15 @@ def _call(main: Callable[[], int | None]) -> int | None:
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, where an error is still one line
             return code
+    except SystemExit as end:
+        if _joined() and end.code:
+            _leave(end.code)
+        raise
     except Exception:
-        if not _joined():
-            raise
-        traceback.print_exc()
-        _leave(1)
+        if _joined():
+            traceback.print_exc()
+            _leave(1)
+        raise
 
 
 def _joined() -> bool:
@@ -77,8 +81,6 @@ def _joined() -> bool:
 
 
 def _leave(code: int) -> NoReturn:
-    if not _joined():
-        sys.exit(code)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
@@ -139,7 +141,7 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def _one_line(keep: bool) -> Iterator[None]:
+def _one_line(traceback: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
@@ -153,8 +155,8 @@ def _one_line(keep: bool) -> Iterator[None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except MISTAKES as error:
-        if keep:
+        if traceback:
             raise
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"error: {message}", file=sys.stderr)
-        _leave(2)
+        sys.exit(2)

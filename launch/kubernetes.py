@@ -7,8 +7,8 @@
 Then `kubectl apply -f big.yaml`, on a cluster with JobSet (https://jobset.sigs.k8s.io). Every node runs one process
 with all of the node's GPUs; or every host of a TPU slice on GKE, with its four chips, runs one. The volume claim, which
 all nodes are to mount at one time, holds the checkpoints at `--mount`. When a process fails, all are started anew, up
-to `--restarts` times, and go on from the last checkpoint; a mistake on the command line, exit code 2, ends the job. The
-runs of a sweep are a manifest each, in one file.
+to `--restarts` times, and go on from the last checkpoint; what would come again, such as a mistake on the command line,
+ends the job. The runs of a sweep are a manifest each, in one file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import yaml
 from absl import flags
 
 from experiments import command
-from launch import DETECT, sweep
+from launch import DETECT, FINAL, sweep
 
 NAME = flags.DEFINE_string("name", "train", "Of the JobSet.")
 NAMESPACE = flags.DEFINE_string("namespace", None, "Default: that of kubectl's configuration.")
@@ -88,21 +88,21 @@ def manifest(name: str, run: sweep.Run) -> dict[str, Any]:
         "podFailurePolicy": {"rules": [_fails_job()]},
         "template": {"spec": _pod(pod, run.command)},
     }
-    mistake = {"name": "mistake", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    rule = {"name": "final", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
         "metadata": metadata,
         "spec": {
             "network": {"enableDNSHostnames": True, "subdomain": name},
-            "failurePolicy": {"maxRestarts": RESTARTS.value, "rules": [mistake]},
+            "failurePolicy": {"maxRestarts": RESTARTS.value, "rules": [rule]},
             "replicatedJobs": [{"name": JOB, "replicas": jobs, "template": {"spec": job}}],
         },
     }
 
 
 def _fails_job() -> dict[str, Any]:
-    return {"action": "FailJob", "onExitCodes": {"containerName": JOB, "operator": "In", "values": [2]}}
+    return {"action": "FailJob", "onExitCodes": {"containerName": JOB, "operator": "In", "values": list(FINAL)}}
 
 
 def _on_gpus(name: str) -> tuple[int, int, dict[str, Any]]:

@@ -7,8 +7,8 @@
 What comes after `--` is the command; `python` is the one that runs this program. Each process has a log in
 `DIR/process-NUMBER.log`, and all lines come live with the number in front. When a process fails, its last lines are
 shown again, the others are ended, and the command is started anew up to `--restarts` times: training goes on from its
-last checkpoint. A mistake on the command line, exit code 2, is not repeated. SIGTERM and Ctrl-C are handed to all; a
-second one ends training at once. The exit code is 0, or that of the first failure.
+last checkpoint. What would come again, such as a mistake on the command line, is not repeated. SIGTERM and Ctrl-C are
+handed to all; a second one ends training at once. The exit code is 0, or that of the first failure.
 
 A sweep runs one after the other, or `--at_once` several, and goes on after a run that failed. GPUs are shared equally
 among all processes that run at one time; `--devices` gives each so many CPU devices in their place.
@@ -34,7 +34,7 @@ from typing import NamedTuple
 from absl import flags
 
 from experiments import command
-from launch import sweep
+from launch import FINAL, sweep
 from launch.processes import Failure, Group
 
 PROCESSES = flags.DEFINE_integer("processes", 1, "How many run as one.", lower_bound=1)
@@ -46,7 +46,6 @@ GRACE = flags.DEFINE_float("grace", 20.0, "Seconds that processes have to end wh
 SWEEP = sweep.define()
 
 INTERVAL = 0.05  # seconds between looks at the processes
-MISTAKE = 2  # what a script ends with that cannot do what it was told
 
 
 def main(words: list[str]) -> int:
@@ -127,7 +126,7 @@ class Supervisor:
     def _ended(self, one: Active) -> None:
         failure, restart = one.group.failure, one.restarts + 1
         if failure is not None:
-            again = restart <= RESTARTS.value and failure.code != MISTAKE and not self._stopping
+            again = restart <= RESTARTS.value and failure.code not in FINAL and not self._stopping
             self._tell(one.run, failure, f"; restart {restart} of {RESTARTS.value}" if again else "")
             if again:
                 self._start(one.run, one.place, restart)

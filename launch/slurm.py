@@ -6,9 +6,9 @@
 
 `--dry-run` prints the script and submits nothing. The tasks of the job are the processes of one training. `--notice`
 seconds before the time limit they are told to stop, save and end, and the job goes back into the queue; there it goes
-on from its last checkpoint. A job that fails goes back too, unless it was a mistake on the command line, exit code 2,
-or has been started anew `--restarts` times, for whatever reason; `scancel -s TERM JOB` saves and ends it for good. A
-sweep is an array of jobs.
+on from its last checkpoint. A job that fails goes back too, unless it would fail again, as after a mistake on the
+command line, or has been started anew `--restarts` times, for whatever reason; `scancel -s TERM JOB` saves and ends it
+for good. A sweep is an array of jobs.
 
 All output is in `LOGS/NAME-JOB.log`, each line with its task's number in front; the script is beside it.
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import command
-from launch import sweep
+from launch import FINAL, sweep
 
 NAME = flags.DEFINE_string("name", "train", "The job's.")
 NODES = flags.DEFINE_integer("nodes", 1, "Machines.", lower_bound=1)
@@ -62,9 +62,10 @@ while kill -0 "$step" 2> /dev/null; do
     code=$?
 done
 
-if (( code != 0 && code != 2 && ${{SLURM_RESTART_COUNT:-0}} < {restarts} )); then
-    again=1
-fi
+case $code in
+    0 | {final}) ;;
+    *) (( ${{SLURM_RESTART_COUNT:-0}} >= {restarts} )) || again=1 ;;
+esac
 if [[ $again ]]; then
     echo "exit code $code: back into the queue" >&2
     scontrol requeue "$SLURM_JOB_ID"
@@ -99,7 +100,8 @@ def script(runs: Sequence[sweep.Run], logs: Path) -> str:
     lines = ["#!/bin/bash", *(_directive(name, value) for name, value in _options(runs, logs))]
     lines += [f"#SBATCH {_one_line(option)}" for option in OPTION.value]
     lines += ["", *(f"module load {shlex.quote(module)}" for module in MODULES.value)]
-    return "\n".join(lines) + "\n" + _commands(runs) + BODY.format(srun=_srun(), restarts=RESTARTS.value)
+    final = " | ".join(map(str, FINAL))
+    return "\n".join(lines) + "\n" + _commands(runs) + BODY.format(srun=_srun(), final=final, restarts=RESTARTS.value)
 
 
 def _options(runs: Sequence[sweep.Run], logs: Path) -> list[tuple[str, str | None]]:

@@ -5,8 +5,8 @@
 
 The accelerator is called as gcloud does; of v4 and v5p the number counts cores, two in a chip. `--slices` asks for
 several slices that train as one. The command runs in `--folder` of every host, where `--setup`, run in the home folder,
-is to bring the code. A run that fails is started anew up to `--restarts` times, unless it was a mistake on the command
-line, exit code 2. The runs of a sweep come one after the other.
+is to bring the code. A run that fails is started anew up to `--restarts` times, unless it would fail again, as after a
+mistake on the command line. The runs of a sweep come one after the other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments import command
-from launch import DETECT, sweep
+from launch import DETECT, FINAL, sweep
 
 NAME = flags.DEFINE_string("name", "train", "Of the request and of what it gives.")
 ZONE = flags.DEFINE_string("zone", None, "Where, such as us-east5-a.")
@@ -86,10 +86,11 @@ def _runtime() -> str:
 
 
 def _repeated(words: Sequence[str]) -> str:
-    """A shell's words that run a command until it works, or was a mistake, or has failed too often."""
+    """A shell's words that run a command until it works, or would fail again, or has failed too often."""
+    final = "|".join(map(str, (0, *FINAL)))
     return (
         f"export {DETECT}=1; for start in $(seq 0 {RESTARTS.value}); do {shlex.join(words)}; code=$?; "
-        '[ "$code" = 0 ] || [ "$code" = 2 ] && break; done; exit "$code"'
+        f'case $code in {final}) break;; esac; done; exit "$code"'
     )
 
 

@@ -94,7 +94,8 @@ def test_each_task_of_an_array_runs_its_own(cluster):
 
 
 @pytest.mark.parametrize(
-    ("code", "restarts", "again"), [(0, 0, False), (7, 0, True), (7, 2, True), (7, 3, False), (2, 0, False)]
+    ("code", "restarts", "again"),
+    [(0, 0, False), (7, 0, True), (7, 2, True), (7, 3, False), (2, 0, False), (65, 0, False)],
 )
 def test_a_job_that_failed_goes_back_into_the_queue_some_times(cluster, code, restarts, again):
     with start(script("--", "sh", "-c", f"exit {code}"), cluster, SLURM_RESTART_COUNT=str(restarts)) as process:

@@ -73,7 +73,7 @@ def test_arguments_arrive_as_they_are(execute, awkward):
     assert process.stdout.endswith(f"/folder 1 {awkward!r}\n")
 
 
-@pytest.mark.parametrize(("code", "starts"), [(0, 1), (2, 1), (7, 3)])
+@pytest.mark.parametrize(("code", "starts"), [(0, 1), (2, 1), (74, 1), (7, 3)])
 def test_a_run_that_fails_is_started_anew_and_a_mistake_is_not(execute, code, starts):
     process = execute(
         written(*WHERE, "--folder=folder", "--restarts=2", "--", "sh", "-c", f"echo started; exit {code}")

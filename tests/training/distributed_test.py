@@ -156,7 +156,13 @@ def test_one_that_dies_ends_the_other_within_half_a_minute(tmp_path, environment
 
 
 @pytest.mark.slow  # half a minute
-def test_one_that_is_told_to_end_does(tmp_path, environment):
+def test_one_that_is_told_to_end_does_while_the_other_waits(tmp_path, environment):
     body = "if index: os.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60 if index else 0)"
-    codes, outputs, _ = together(tmp_path, body, environment(2))
-    assert codes == [0, 143], outputs
+    codes, outputs, seconds = together(tmp_path, body, environment(2))
+    assert codes[1] == 143 and seconds[1] < 5, outputs
+
+
+@pytest.mark.slow  # a minute
+def test_one_that_is_done_waits_for_the_other(tmp_path, environment):
+    codes, outputs, seconds = together(tmp_path, "time.sleep(35 if index else 0)", environment(2))
+    assert codes == [0, 0] and min(seconds) > 30, outputs

@@ -26,7 +26,7 @@ DETECT = "TRANSFORMER_DISTRIBUTED"
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 HEARTBEAT = 10  # seconds without a sign of life until a process counts as dead; 100 by default
-SHUTDOWN = 30  # seconds that a process which is done waits for the others; 300 by default
+SHUTDOWN = 120  # seconds that a process which is done waits for the others; 300 by default
 
 
 def initialize() -> None:

@@ -6,6 +6,6 @@ gcloud compute tpus queued-resources describe big --zone=us-east5-a --project=mi
 # Prepare every host.
 gcloud compute tpus queued-resources ssh big --zone=us-east5-a --project=mine --node=all --worker=all '--command=git clone https://example.org/code transformer-research && pip install '"'"'./transformer-research[tpu]'"'"''
 # Train.
-gcloud compute tpus queued-resources ssh big --zone=us-east5-a --project=mine --node=all --worker=all '--command=cd transformer-research && { export TRANSFORMER_DISTRIBUTED=1; for start in $(seq 0 3); do python -m experiments.train --config=a.py --workdir=gs://bucket/big; code=$?; [ "$code" = 0 ] || [ "$code" = 2 ] && break; done; exit "$code"; }'
+gcloud compute tpus queued-resources ssh big --zone=us-east5-a --project=mine --node=all --worker=all '--command=cd transformer-research && { export TRANSFORMER_DISTRIBUTED=1; for start in $(seq 0 3); do python -m experiments.train --config=a.py --workdir=gs://bucket/big; code=$?; case $code in 0|2|65|74) break;; esac; done; exit "$code"; }'
 # Give it back.
 gcloud compute tpus queued-resources delete big --zone=us-east5-a --project=mine --force
