@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -24,33 +27,64 @@ KEPT = {"jax_compilation_cache_max_size": 2**30, "jax_persistent_cache_min_compi
 _TRACEBACK = flags.DEFINE_boolean("traceback", False, "Show where an error was raised, not only what it says.")
 
 
-def run(main: Callable[[], int | None], check: Callable[[str], None] = lambda name: None) -> None:
+def run(
+    main: Callable[..., int | None], check: Callable[[str], None] = lambda name: None, *, words: bool = False
+) -> None:
     """Parse the flags, call `main`, and leave the process with what it returns.
 
-    Everything on the command line must be a flag: absl hands the rest to the program, where `config.a=3` without its
-    dashes would be ignored. An error of the kinds in `MISTAKES`, from a flag or from `main`, becomes one line
-    `error: ...` on stderr and exit code 2, unless `--traceback` is given; other errors keep their traceback. Ctrl-C
-    leaves quietly with exit code 130.
+    Everything on the command line must be a flag, unless the script asks for words: absl hands the rest to the program,
+    where `config.a=3` without its dashes would be ignored. An error of the kinds in `MISTAKES`, from a flag or from
+    `main`, becomes one line `error: ...` on stderr and exit code 2, unless `--traceback` is given; other errors keep
+    their traceback. Ctrl-C leaves quietly with exit code 130.
+
+    One of several processes under `jax.distributed` that ends with another exit code than 0 does so at once: JAX's way
+    out waits for the others, which wait for it.
 
     What JAX compiles is kept for the next start in `~/.cache/transformer-research` or below `XDG_CACHE_HOME`, unless
     JAX's own variables say where (`JAX_COMPILATION_CACHE_DIR`) or that it is not (`JAX_ENABLE_COMPILATION_CACHE=0`).
 
     Args:
-      main: takes nothing; returns the exit code, None for 0.
+      main: takes nothing, or the list of words where there may be some; returns the exit code, None for 0.
       check: called with the name of every flag on the command line before any is parsed; raises ValueError.
+      words: whether what is no flag is given to `main`, in the place of an error.
     """
-    app.run(lambda _: _call(main), flags_parser=lambda argv: _parse(argv, check))
+    app.run(
+        lambda argv: _call(partial(main, argv[1:]) if words else main),
+        flags_parser=lambda argv: _parse(argv, check, words),
+    )
 
 
 def _call(main: Callable[[], int | None]) -> int | None:
     # A program that is told to end does so as after an error, and takes away what it has not finished.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     _keep_compiled()
-    with _one_line(_TRACEBACK.value):
-        code = main()
-        if sys.stdout is not None:
-            sys.stdout.flush()  # here, where an error is still one line
-        return code
+    try:
+        with _one_line(_TRACEBACK.value):
+            code = main()
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where an error is still one line
+            return code
+    except SystemExit as end:
+        if _joined() and end.code:
+            _leave(end.code)
+        raise
+    except Exception:
+        if _joined():
+            traceback.print_exc()
+            _leave(1)
+        raise
+
+
+def _joined() -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def _leave(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(code)
 
 
 def _keep_compiled() -> None:
@@ -75,7 +109,7 @@ def _keep_compiled() -> None:
                 entry.unlink()  # half of one, from when the disk was full; with it JAX would keep nothing more
 
 
-def _parse(argv: list[str], check: Callable[[str], None]) -> list[str]:
+def _parse(argv: list[str], check: Callable[[str], None], words: bool) -> list[str]:
     # The flag itself is not set yet where parsing another one before it fails.
     with _one_line("--traceback" in argv):
         for argument in argv:
@@ -89,9 +123,9 @@ def _parse(argv: list[str], check: Callable[[str], None]) -> list[str]:
             raise ValueError(f"--config cannot be read: {type(error).__name__}: {error}") from error
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = logging.WARNING  # the checkpoint library reports every file it touches
-        if rest:
+        if rest and not words:
             raise ValueError(f"unexpected argument {rest[0]!r}: {_advice(rest[0])}")
-        return [program]
+        return [program, *rest]
 
 
 def _advice(argument: str) -> str:

@@ -27,6 +27,7 @@ from absl import flags
 
 from experiments import baselines, command, devices, generated, loading, measures, scores, translation
 from transformer import data, training
+from transformer.training import distributed
 
 WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
 DTYPE = loading.define_dtype()
@@ -62,6 +63,7 @@ def main() -> None:
         raise ValueError("--text and --pairs exclude each other: give one of them")
     if TRUNCATE.value and PAIRS.value is None:
         raise ValueError("--truncate cuts sources of --pairs: give some, or leave it out")
+    distributed.initialize()
     trained = loading.load(source, loading.step(STEP.value), DTYPE.value, AVERAGE.value)
     trained = devices.spread(trained, MESH.value)
     config, crosses = trained.model.config, None not in (trained.model.config.encoder, trained.model.config.decoder)
@@ -76,6 +78,8 @@ def main() -> None:
         measured = _on_pairs(trained, PAIRS.value)
     else:
         measured = _on_validation(trained, source)
+    if jax.process_index():
+        return  # all processes measured the same
     if JSON.value:
         if measured.get("perplexity") == math.inf:
             measured["perplexity"] = None  # JSON has no infinity

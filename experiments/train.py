@@ -17,7 +17,8 @@ of them. `--explain_sharding` prints where every array would lie, and trains not
 operations cost most, and goes on training.
 
 A working directory that already holds a run resumes it from its last checkpoint. Ctrl-C and SIGTERM end the step that
-runs, save, and leave.
+runs, save, and leave. Several processes train as one where the environment says so (see
+`transformer/training/distributed.py` and `launch/README.md`); the first one speaks for them all.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from rich.console import Console
 from experiments import command, devices, generated, loading, measures, profiling, recipe, running, writing
 from experiments.experiment import Experiment
 from transformer import data, models, text, training
-from transformer.training import metrics, parallel, utilisation
+from transformer.training import distributed, metrics, parallel, utilisation
 
 CONFIG = recipe.define()
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the tokenised corpus go.")
@@ -49,7 +50,9 @@ def main() -> None:
     generated.refuse(experiment)
     if not WORKDIR.value:  # an empty one would be the current folder
         raise ValueError("--workdir is missing: say where the run goes, such as --workdir=runs/NAME")
+    distributed.initialize()
     workdir, console, shared = Path(WORKDIR.value), writing.console(), DEVICES()
+    console.quiet = jax.process_index() > 0
     parallel.check(experiment.training.batch_size, experiment.training.accumulation, shared.mesh)
     if EXPLAIN.value:
         devices.explain(shared, jax.eval_shape(running.Steps.of(experiment).init), console)
@@ -59,7 +62,8 @@ def main() -> None:
         with running.removed_if_refused(workdir):
             held.enter_context(running.locked(workdir))
             experiment, params, tokenizer = _begin(experiment, workdir)
-            corpus = data.prepare(experiment.data, workdir / "data", tokenizer)
+            with distributed.first_alone("data"):
+                corpus = data.prepare(experiment.data, workdir / "data", tokenizer)
             experiment.check_vocabulary(corpus.tokenizer.size)
             writing.check_prompts(experiment.prompts, corpus.tokenizer, experiment.data.objective.kind)
             run = Run(experiment, corpus, workdir, console, shared)

@@ -1,1 +1,9 @@
 """Ways to start a script on one machine or on many."""
+
+# Set to 1 where JAX is to find out itself which processes there are; read by `transformer.training.distributed`, which
+# is not imported here because JAX takes seconds.
+DETECT = "TRANSFORMER_DISTRIBUTED"
+
+# Exit codes of training that a new start would end with again: a mistake on the command line, numbers that are not
+# finite, a checkpoint that cannot be written. No launcher starts anew after these.
+FINAL = (2, 65, 74)

@@ -129,7 +129,7 @@ def test_every_room_is_on_a_floor():
         ("transformer/data/a.py", "from tests import data"),
         ("transformer/attic/a.py", "import transformer.ops"),
         ("experiments/a.py", "import launch.local"),
-        ("experiments/a.py", "from launch import local"),
+        ("launch/a.py", "from tests import launch"),
         ("notebooks/a.ipynb", "%matplotlib inline\nfrom launch import local"),
     ],
 )
@@ -158,6 +158,7 @@ def test_a_planted_violation_is_found(tmp_path, file, text):
             "import transformer\nfrom transformer import models, training\nfrom experiments import command",
         ),
         ("notebooks/a.ipynb", "!ls\nfrom transformer import models\nfrom experiments import count"),
+        ("launch/a.py", "from experiments import command"),
         ("notebooks/README.md", "import experiments"),
     ],
 )

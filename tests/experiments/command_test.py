@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def run(folder, body, *arguments, check="lambda name: None", imports="os, signal, sys", **environment):
+def run(folder, body, *arguments, check="lambda name: None", words="", imports="os, signal, sys", **environment):
     """Run `main` with this body as a script would; the flags --config.a and --recipe are defined."""
     script = folder / "script.py"
     lines = [
@@ -26,9 +26,9 @@ def run(folder, body, *arguments, check="lambda name: None", imports="os, signal
         "class Recipe(flags.ArgumentParser):",
         "    def parse(self, path): return open(path).read()",
         "flags.DEFINE(Recipe(), 'recipe', None, 'A file that is read while flags are parsed.')",
-        "def main():",
+        f"def main({words}):",
         textwrap.indent(body, "    "),
-        f"command.run(main, {check})",
+        f"command.run(main, {check}, words={bool(words)})",
     ]
     script.write_text("\n".join(lines))
     command = [sys.executable, str(script), *arguments]
@@ -80,6 +80,14 @@ def test_what_is_no_flag_is_refused_before_main_runs(tmp_path, argument, hint):
     process = run(tmp_path, "print('ran')", argument)
     assert hint in error_line(process)
     assert "ran" not in process.stdout
+
+
+def test_what_is_no_flag_reaches_a_script_that_takes_words(tmp_path):
+    process = run(
+        tmp_path, "print(A.value, words)", "--config.a=3", "--", "sh", "--config.a=4", "config.a=5", words="words"
+    )
+    assert process.stdout == "3 ['sh', '--config.a=4', 'config.a=5']\n", process.stderr
+    assert run(tmp_path, "print(words)", words="words").stdout == "[]\n"
 
 
 @pytest.mark.parametrize("path", ["absent.py", "."])
