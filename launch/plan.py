@@ -7,7 +7,7 @@ The training step of the recipe is compiled for the machine, ahead of time. For 
 which libtpu brings (extra `tpu`, in an environment of its own); for GPUs by that for CPUs, one CPU device for each, so
 that temporaries are those of a CPU's program. Times are floors, by the figures beside them.
 
-`--search` compares meshes and rematerialisation policies by formula (`launch/estimate.py`), lists the best that fit, and
+`--search` compares meshes and rematerialisation policies by formula (`launch/estimate.py`), lists the best that fit and
 compiles the first of them.
 """
 
@@ -95,7 +95,7 @@ def plan(experiment: Experiment, machine: machines.Machine, words: str, rules: s
     table.add_row("activations, gradients, temporaries", amount(stats.temp_size_in_bytes))
     kept = stats.output_size_in_bytes - stats.alias_size_in_bytes
     total = stats.argument_size_in_bytes + stats.temp_size_in_bytes + kept + stats.generated_code_size_in_bytes
-    table.add_row("program and results", amount((kept + stats.generated_code_size_in_bytes)))
+    table.add_row("program and results", amount(kept + stats.generated_code_size_in_bytes))
     table.add_row("in all", amount(total))
     yield table
     chip = machine.chip

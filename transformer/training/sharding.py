@@ -123,7 +123,7 @@ def explain(mesh: Mesh, tree: Any, rules: Rules = ()) -> list[Placement]:
 
 
 def _partition(sizes: Mapping[str, int], parameter: Parameter, table: Rules, used: set[int]) -> PartitionSpec:
-    shape = parameter.layer_shape
+    shape = parameter.shape[parameter.stacked :]
     cuts = None
     for index, (pattern, axes) in enumerate(table):
         if len(axes) == len(shape) and fnmatch.fnmatchcase(parameter.path, pattern):
