@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,9 @@ MAKES, SCRIPTS = ([words for words in COMMANDS if (words[0] == "make") == makes]
 def test_the_commands_are_found():
     assert [words[1] for words in MAKES] == ["train", "test"]
     programs = [words[2] for words in SCRIPTS]
-    names = "train evaluate generate count train translate evaluate export generate evaluate train"
-    names += " senses explore induction verdant"
-    assert programs == [f"experiments.{name}" for name in names.split()]
+    names = "train evaluate generate count train launch.local launch.plan train translate evaluate export generate"
+    names += " evaluate train senses explore induction verdant"
+    assert programs == [name if "." in name else f"experiments.{name}" for name in names.split()]
     assert all(words[:2] == [".venv/bin/python", "-m"] for words in SCRIPTS)
 
 
@@ -78,7 +79,7 @@ def backwards(script, tmp_path_factory):
 
 
 # These train; what they do is tested beside their own files, at a smaller size.
-SLOW = ("experiments.induction", "experiments.verdant")
+SLOW = ("experiments.induction", "experiments.verdant", "launch.local", "launch.plan")
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,8 @@ def test_a_command_works(request, script, tiny, trained, exported, tmp_path, wor
     folders = {
         "--workdir=runs/stdlib": f"--workdir={trained[0]}",
         "--workdir=runs/mine": f"--workdir={tmp_path / 'run'}",
+        "--workdir=runs/two": f"--workdir={tmp_path / 'run'}",
+        ".venv/bin/python": sys.executable,
         "--workdir=runs/tuned": f"--workdir={tmp_path / 'run'}",
         "--to=runs/exported": f"--to={tmp_path / 'exported'}",
         "--workdir=runs/exported": f"--workdir={exported}",
@@ -103,8 +106,9 @@ def test_a_command_works(request, script, tiny, trained, exported, tmp_path, wor
     }
     arguments = [folders.get(argument, argument) for argument in arguments]
     assert not any("runs/" in argument for argument in arguments)
-    if program == "experiments.train":
-        assert (ROOT / arguments[0].removeprefix("--config=")).is_file()
+    if "experiments.train" in (program, *arguments):
+        recipe = next(word for word in arguments if word.startswith("--config="))
+        assert (ROOT / recipe.removeprefix("--config=")).is_file()
         arguments += [f"--config.{field}" for field in SMALL.format(path=tiny / "text.txt").split()]
     if program == "experiments.senses":
         arguments.append(f"--workdir={exported}")  # the package that has a model need not be there
@@ -123,6 +127,8 @@ def test_a_command_works(request, script, tiny, trained, exported, tmp_path, wor
         "explore": "page.html: ",
         "induction": "induction",
         "verdant": "the best possible",
+        "launch.local": "validation: ",
+        "launch.plan": "it fits",
     }
     assert expected[program.removeprefix("experiments.")] in process.stdout
 
