@@ -30,8 +30,6 @@ SIZES = {
     ("shakespeare_char", "full"): 10_745_088,
     ("span_stdlib", None): 3_493_312,
     ("stdlib", None): 2_164_416,
-    # 8 experts of width 256 for one of 512, and their routers.
-    ("stdlib_experts", None): 2_164_416 + 4 * (192 * 3 * (8 * 256 - 512) + 192 * 8),
     ("t5_small", None): 60_506_624,
     ("translate_multi30k", None): 2_598_912,
     ("translate_wmt14", "base"): 63_045_632,

@@ -8,6 +8,7 @@ import pytest
 from transformer import inspection
 from transformer.inspection import Patch
 from transformer.models.config import Attention
+from transformer.models.feed_forward import Experts, Mlp
 from transformer.nn import cache
 
 
@@ -19,6 +20,7 @@ from transformer.nn import cache
         ("encoder and decoder", {}),
         ("encoder and decoder", {"norm_placement": "both"}),
         ("decoder", {"parallel": True}),
+        ("decoder", {"mlp": Mlp(experts=Experts(5, 2))}),
     ],
     ids=str,
 )
@@ -30,6 +32,15 @@ def test_every_capture_agrees_with_numpy(build, reference, roles, stack):
     assert set(taps) == set(expected.taps)
     for site in taps:  # in float32, over two layers, sums of up to 32 terms
         np.testing.assert_allclose(taps[site], expected.taps[site], rtol=2e-4, atol=2e-4, err_msg=site)
+
+
+def test_a_sweep_over_heads_of_a_mixture_is_each_head_by_itself(build):
+    model, params, tokens, _ = build("decoder", mlp=Mlp(12, experts=Experts(3, 2)))
+    silence, metric = Patch("decoder/*/mixed", 0.0), lambda logits: logits[0, -1, 3]
+    swept = inspection.sweep(model, params, tokens, silence, metric=metric, layers="all", heads="all")
+    for layer, head in ((0, 1), (1, 3)):
+        alone, _ = inspection.run(model, params, tokens, patches=silence.replace(layer=layer, head=head))
+        np.testing.assert_allclose(swept[layer, head], metric(alone), rtol=1e-4, atol=1e-5)
 
 
 def test_lists_and_numpy_booleans_will_do_and_nothing_at_all_will_not(build):

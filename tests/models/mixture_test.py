@@ -49,7 +49,12 @@ def losses(model, tokens, arguments):
     return lambda params: jnp.sum(model.apply({"params": params}, tokens, **arguments) * reader)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+SHORT = ("decoder", "encoder", "recomputed, unrolled")
+
+
+@pytest.mark.parametrize(
+    "variant", [name if name in SHORT else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+)
 def test_both_ways_give_the_same_logits_and_gradients_in_every_kind_of_model(variant, quick, lively):
     found = []
     for capacity in (None, 2.0):
@@ -119,6 +124,7 @@ def on_a_mesh():
             assert kernel.sharding.spec[1] == "experts"
 
 
+@pytest.mark.slow
 def test_rows_and_experts_may_be_shared_among_devices(environment):
     root = str(Path(models.__file__).parents[2])
     program = "from tests.models.mixture_test import on_a_mesh; on_a_mesh()"
