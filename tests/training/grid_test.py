@@ -34,6 +34,12 @@ def stack(position="rotary", **fields):
 KINDS = {
     "decoder": {"decoder": stack()},
     "encoder": {"encoder": stack("learned", norm=models.Norm(kind="layer", bias=True))},
+    "experts": {
+        "decoder": stack(mlp=models.Mlp(width=32, experts=models.Experts(count=4, balance=0.1, router_z=0.01)))
+    },
+    "bounded": {
+        "decoder": stack(mlp=models.Mlp(width=32, experts=models.Experts(count=4, capacity=1.25, balance=0.1)))
+    },
     "both": {"encoder": stack("relative"), "decoder": stack("relative")},
 }
 OPTIONS = ({}, {"accumulation": 2}, {"chunk": 16}, {"accumulation": 2, "chunk": 16}, {"implementation": "chunked"})
@@ -124,10 +130,13 @@ def program(everything):
     if everything:
         for kind, options in itertools.product(KINDS, OPTIONS):
             compare(kind, MESHES, options)
+        for kind in ("experts", "bounded"):
+            compare(kind, ("expert=4,fsdp=2", "data=2,expert=2,tensor=2"), {"accumulation": 2})
         generate_and_inspect("data=2,fsdp=2,tensor=2")
         return
     compare("decoder", ("data=2,sequence=2,tensor=2",), {"accumulation": 2, "chunk": 16})
     compare("both", ("fsdp=4,tensor=2",), {})
+    compare("bounded", ("data=2,expert=2,tensor=2",), {})
     generate_and_inspect("data=2,fsdp=2,tensor=2")
 
 

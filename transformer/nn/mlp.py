@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from transformer.nn.projection import Projection
 from transformer.nn.tap import Tap
@@ -17,9 +18,19 @@ if TYPE_CHECKING:
     from transformer.models.config import ModelConfig, Stack
     from transformer.models.feed_forward import Mlp
 
+
+def gelu(x: jax.Array) -> jax.Array:
+    """`x * P(X <= x)` of a normal X (Hendrycks and Gimpel 2016, arXiv:1606.08415).
+
+    `jax.nn.gelu` computes the same from `erfc`, whose two branches take CPUs twice as long. What is lost are digits of
+    results around 0, far below what any x of that size adds to a sum.
+    """
+    return 0.5 * x * (1 + jax.lax.erf(x * jnp.asarray(0.5**0.5, x.dtype)))
+
+
 ACTIVATIONS = {
     "relu": jax.nn.relu,
-    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": partial(jax.nn.gelu, approximate=True),
     "silu": jax.nn.silu,
 }

@@ -25,6 +25,8 @@ MEANINGS = {
     "residual": ("sequence", "tensor"),  # positions of the residual
     "heads": ("tensor",),
     "inner": ("tensor",),  # features between the two products of a feed-forward
+    "experts": ("expert",),
+    "groups": ("data", "fsdp"),  # rows, where each expert has its own
 }
 
 Meaning = str | None
