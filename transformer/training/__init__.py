@@ -1,6 +1,6 @@
 """From an objective to a trained model: state, optimizers, the step, devices, checkpoints, metrics, the loop."""
 
-from transformer.training import optimizers, parallel, recipes, schedules
+from transformer.training import exits, optimizers, parallel, recipes, schedules
 from transformer.training.averaging import average_checkpoints
 from transformer.training.checkpoints import FOLDER as CHECKPOINTS
 from transformer.training.checkpoints import Checkpoints
@@ -28,6 +28,7 @@ __all__ = [
     "create",
     "evaluate",
     "evaluation_step",
+    "exits",
     "load_params",
     "load_recipe",
     "optimizers",

@@ -139,7 +139,7 @@ def table(report: dict[str, Any]) -> Table:
         f"steps {report['first_step']:,} to {report['last_step']:,}: {report['steps']:,} steps, "
         f"{report['tokens']:,} tokens, {report['useful']:.1%} of the time useful"
     )
-    shown = Table("phase", "seconds", "share", "what", title=title, title_justify="left", title_style="")
+    shown = Table("phase", "seconds", "share", "what", title=title, title_justify="left", title_style="", box=None)
     for phase, what in PHASES.items():
         seconds = report["seconds"][phase]
         if seconds:

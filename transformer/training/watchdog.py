@@ -43,6 +43,7 @@ class Watchdog:
 
     def __enter__(self) -> Watchdog:
         if self._seconds:
+            self._arm()
             self._thread.start()
         return self
 
@@ -54,15 +55,18 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._over.wait(self._seconds / POLLS):
-            allowed = self._seconds * (FIRST if self._first() else 1)
-            faulthandler.dump_traceback_later(allowed * SPARE, exit=True, file=sys.__stderr__)
+            allowed = self._arm()
             still = time.perf_counter() - self._phases.moved
             if still > allowed:
                 self._end(still)
 
-    def _first(self) -> bool:
+    def _arm(self) -> float:
+        """Sets the timer of the interpreter too; returns the seconds that are allowed from now on."""
         phase = self._phases.phase
-        return phase in COMPILES and self._phases.seconds[phase] <= 0
+        first = phase in COMPILES and self._phases.seconds[phase] <= 0
+        allowed = self._seconds * (FIRST if first else 1)
+        faulthandler.dump_traceback_later(allowed * SPARE, exit=True, file=sys.__stderr__)
+        return allowed
 
     def _end(self, still: float) -> None:
         name, number = self._phases.phase, exits.HUNG
