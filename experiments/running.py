@@ -159,19 +159,24 @@ def prepare(
     folder = workdir / "data"
     try:
         return data.prepare(experiment.data, folder, tokenizer)
-    except data.Changed as changed:
-        changes = dict(changed.changes)
-        if saved := training.load_recipe(workdir):
-            before = Experiment.build(saved["config"]).dictionary()
-            changes |= recipes.compare(before, experiment.dictionary())
-        kept = None if options.accepts("data.tokenizer") else text.load(folder)
-        options.refuse(changes, f"the data in {folder} is not what the run began with")
+    except data.Changed as error:
+        changes = dict(error.changes)
+    if any(name.split(".")[0] == "data" for name in options.accept) and not options.accepts("data.tokenizer"):
+        tokenizer = text.load(folder)
+        try:
+            return data.prepare(experiment.data, folder, tokenizer)  # as the same command left it
+        except data.Changed as error:
+            changes = {field: said for field, said in changes.items() if field in error.changes}
+    if saved := training.load_recipe(workdir):
+        before = Experiment.build(saved["config"]).dictionary()
+        changes |= recipes.compare(before, experiment.dictionary())
+    options.refuse(changes, f"the data in {folder} is not what the run began with")
     if not jax.process_index():
         names = (workdir / f"data-before-{number}" for number in itertools.count(1))
         folder.rename(next(path for path in names if not path.exists()))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("other data")
-    return data.prepare(experiment.data, folder, kept)
+    return data.prepare(experiment.data, folder, tokenizer)
 
 
 class InUse(ValueError):

@@ -214,7 +214,7 @@ def test_what_is_accepted_goes_on_and_what_is_gone_back_from_stays(scripts, tiny
     workdir, other = tmp_path / "run", tmp_path / "other.txt"
     shutil.copytree(trained[0], workdir)
     other.write_text((tiny / "text.txt").read_text() + " and one more")
-    start = [TRAIN, f"--config={tiny / 'recipe.py'}", f"--workdir={workdir}", "--config.prompts=()"]
+    start = [TRAIN, f"--config={tiny / 'recipe.py'}", f"--workdir={workdir}"]
     changed = ["--config.seed=1", f"--config.data.path={other}", "--config.model.param_dtype=bfloat16"]
     accepted = "--accept=seed,data.path,data.content,model.param_dtype"
     back = [*start, *changed, accepted, "--from_step=9"]
