@@ -272,7 +272,7 @@ def written(run, where):
     evaluations = [row["step"] for row in rows if "validation_loss" in row]
     heads = [row["step"] for row in rows if any(name.startswith("heads/") for name in row)]
     lines = [row["step"] for row in rows]
-    seen = {"lines": lines, "bad": lines, "checkpoints": steps, "unsaved": steps, "fingerprints": asked}
+    seen = {"lines": lines, "bad": lines, "checkpoints": steps, "unsaved": steps, "fingerprints": [*asked]}
     return (seen | {"evaluations": evaluations, "heads": heads})[where]
 
 
