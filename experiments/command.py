@@ -159,4 +159,4 @@ def _one_line(traceback: bool) -> Iterator[None]:
             raise
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(getattr(error, "exit_code", 2))  # errors that end a training run have one of their own

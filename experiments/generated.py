@@ -18,7 +18,7 @@ import tokenizers
 from rich.console import Console
 from tokenizers import pre_tokenizers
 
-from experiments import command, loading, running
+from experiments import command, loading, running, stopping
 from experiments.devices import Devices
 from experiments.experiment import Experiment
 from transformer import text, training
@@ -131,23 +131,28 @@ def train(
             run = Run(experiment, fingerprint, workdir, console, devices)
             run.restore()
             tokenizer.save(workdir / "data")
-        with running.signals() as received:
-            params, step = run.train(batch_at, observe, stop=lambda: bool(received))
-    if received:
-        raise command.Interrupted(received[0], f"{workdir} at step {step}; the same command goes on from there")
+        with stopping.signals() as stop:
+            params, step = run.train(batch_at, observe, stop)
+    if stop.signal:
+        raise command.Interrupted(stop.signal, f"{workdir} at step {step}; the same command goes on from there")
     return loading.of_run(experiment, params, tokenizer, step)
 
 
 class Run(running.Run):
     """An experiment on generated batches."""
 
-    def train(self, batch_at: BatchAt, observe: Observe | None, stop: Callable[[], bool]) -> tuple[dict, int]:
+    def train(self, batch_at: BatchAt, observe: Observe | None, stop: Callable[[int], bool]) -> tuple[dict, int]:
         """Run the loop to its end or until told to stop; returns the parameters and the step."""
         config, seed, start = self.experiment.training, self.experiment.seed, int(self.state.step)
         if not start:
             self.console.print(f"training {self.workdir}")
         share = self.parallel.share[:2]
         batches = Batches(batch_at, seed, config.batch_size, start, share)
+
+        def from_step(step: int) -> Batches:
+            batches.step = step
+            return batches
+
         held_out = Batches(batch_at, seed, config.batch_size, HELD_OUT, share)
         kept = [next(held_out) for _ in range(VALIDATION)]
 
@@ -156,13 +161,14 @@ class Run(running.Run):
             return values | dict(observe(batches.step, params) if observe else {})
 
         with (
+            self.supervised(),
             training.Checkpoints(self.workdir, config.keep) as checkpoints,
             training.Writer(self.workdir, start) as writer,
         ):
             self.state, _ = training.train(
-                self.state, config=config, parallel=self.parallel, batches=batches, evaluate=evaluate,
+                self.state, config=config, parallel=self.parallel, batches=from_step, evaluate=evaluate,
                 checkpoints=checkpoints, recipe=self.recipe, writer=writer, report=self._report,
-                observe=self.heads, stop=stop,
+                observe=self.heads, stop=stop, phases=self.phases, skipped=self.skipped,
             )  # fmt: skip
         return self.state.params if self.state.ema is None else self.state.ema, int(self.state.step)
 

@@ -16,25 +16,41 @@ of them. `--explain_sharding` prints where every array would lie, and trains not
 `--profile` traces a few steps, once they are compiled and warm, into `profile` in the working directory, prints which
 operations cost most, and goes on training.
 
-A working directory that already holds a run resumes it from its last checkpoint. Ctrl-C and SIGTERM end the step that
-runs, save, and leave. Several processes train as one where the environment says so (see
-`transformer/training/distributed.py` and `launch/README.md`); the first one speaks for them all.
+A working directory that already holds a run resumes it from its last checkpoint, or from `--from_step`. What differs
+from the run is refused unless `--accept` names it. SIGINT (Ctrl-C), SIGTERM and SIGUSR1 end the step that runs, save,
+and leave with exit code 0; the other codes are those of `transformer.training.exits`. Several processes train as one
+where the environment says so (see `transformer/training/distributed.py` and `launch/README.md`); the first one speaks
+for them all.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 
 import jax
 from absl import flags
 from rich.console import Console
 
-from experiments import command, devices, generated, loading, measures, profiling, recipe, running, writing
+from experiments import (
+    command,
+    devices,
+    generated,
+    loading,
+    measures,
+    options,
+    profiling,
+    recipe,
+    running,
+    stopping,
+    writing,
+)  # fmt: skip
 from experiments.experiment import Experiment
 from transformer import data, models, text, training
-from transformer.training import distributed, metrics, parallel, utilisation
+from transformer.training import distributed, exits, metrics, parallel, phases, utilisation
 
 CONFIG = recipe.define()
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the tokenised corpus go.")
@@ -42,10 +58,13 @@ DEVICES = devices.define_parallel()
 EXPLAIN = flags.DEFINE_boolean("explain_sharding", False, "Print where every array would lie, and train nothing.")
 TENSORBOARD = flags.DEFINE_boolean("tensorboard", False, "Also write TensorBoard events.")
 WANDB = flags.DEFINE_string("wandb", None, "Also log to this Weights & Biases project.")
+options.define()
 PROFILE = flags.DEFINE_boolean("profile", False, "Trace a few steps and print the operations that cost most.")
 
 
-def main() -> None:
+def main() -> int:
+    distributed.initialize()
+    clock, chosen = phases.Phases(), options.read()
     experiment = recipe.build(CONFIG)
     generated.refuse(experiment)
     if not WORKDIR.value:  # an empty one would be the current folder
@@ -56,25 +75,29 @@ def main() -> None:
     parallel.check(experiment.training.batch_size, experiment.training.accumulation, shared.mesh)
     if EXPLAIN.value:
         devices.explain(shared, jax.eval_shape(running.Steps.of(experiment).init), console)
-        return
+        return exits.FINISHED
     metrics.extras(TENSORBOARD.value, WANDB.value)
     with ExitStack() as held:
         with running.removed_if_refused(workdir):
             held.enter_context(running.locked(workdir))
             experiment, params, tokenizer = _begin(experiment, workdir)
             with distributed.first_alone("data"):
-                corpus = data.prepare(experiment.data, workdir / "data", tokenizer)
+                corpus = running.prepare(experiment, workdir, chosen, tokenizer)
             experiment.check_vocabulary(corpus.tokenizer.size)
             writing.check_prompts(experiment.prompts, corpus.tokenizer, experiment.data.objective.kind)
-            run = Run(experiment, corpus, workdir, console, shared)
+            run = Run(experiment, corpus, workdir, console, shared, chosen, clock)
             run.restore(params)
             del params
-        with running.signals() as received:
-            trained = run.train(stop=lambda: bool(received))
-    if received:
-        raise command.Interrupted(received[0], f"at step {trained.step}; the same command goes on from there")
+        with stopping.signals() as stop:
+            trained = run.train(stop)
+    if stop.signal:
+        if jax.process_index():
+            return exits.FINISHED
+        print(f"stopped: at step {trained.step}; the same command goes on from there", file=sys.stderr)
+        return exits.FINISHED
     writing.report(trained, experiment.prompts, console)
     console.print(f"\ncheckpoint: {workdir / 'checkpoints'}\nmetrics:    {workdir / metrics.FILE}")
+    return exits.FINISHED
 
 
 def _begin(experiment: Experiment, workdir: Path) -> tuple[Experiment, dict | None, text.Tokenizer | None]:
@@ -100,29 +123,32 @@ class Run(running.Run):
         workdir: Path,
         console: Console,
         shared: devices.Devices,
+        chosen: options.Options = options.DEFAULT,
+        clock: phases.Phases | None = None,
     ):
-        super().__init__(experiment, corpus.recipe, workdir, console, shared)
+        super().__init__(experiment, corpus.recipe, workdir, console, shared, chosen, clock)
         self.corpus = corpus
         config = experiment.training
         self.sizes = {"batch_size": config.batch_size, "batch_tokens": config.batch_tokens}
         # Bytes are known of what reads every token once; other objectives have no bits per byte.
         self.bytes = experiment.data.objective.kind == "causal"
 
-    def train(self, stop: Callable[[], bool] = lambda: False) -> loading.Trained:
+    def train(self, stop: Callable[[int], bool] = lambda step: False) -> loading.Trained:
         """Run the loop to its end or until told to stop, and return the model; at the end, say how good it is."""
         config, corpus, start = self.experiment.training, self.corpus, int(self.state.step)
-        batches = data.batches(corpus, **self.sizes, seed=self.experiment.seed, start=start, **self._share())
-        self._introduce(batches)
+        batches = partial(data.batches, corpus, **self.sizes, seed=self.experiment.seed, **self._share())
+        self._introduce(batches(start=start))
         with (
+            self.supervised(),
             self._profiled(config.steps - start) as self.parallel,
             training.Checkpoints(self.workdir, config.keep) as checkpoints,
             training.Writer(self.workdir, start, tensorboard=TENSORBOARD.value, wandb=WANDB.value) as writer,
             training.Bar(config.steps, start, corpus.bytes_per_token if self.bytes else None, self.console) as bar,
         ):
             self.state, results = training.train(
-                self.state, config=config, parallel=self.parallel, batches=batches, evaluate=self._evaluate,
-                checkpoints=checkpoints, recipe=self.recipe, writer=writer, report=bar, rates=self._rates(),
-                observe=self.heads, stop=stop,
+                self.state, config=config, parallel=self.parallel, batches=lambda step: batches(start=step),
+                evaluate=self._evaluate, checkpoints=checkpoints, recipe=self.recipe, writer=writer, report=bar,
+                rates=self._rates(), observe=self.heads, stop=stop, phases=self.phases, skipped=self.skipped,
             )  # fmt: skip
         params = self.state.params if self.state.ema is None else self.state.ema
         step = int(self.state.step)
@@ -143,7 +169,8 @@ class Run(running.Run):
 
     def _evaluate(self, params: dict) -> dict[str, float]:
         """Over the whole validation stream."""
-        placed = map(self.parallel.place_batch, data.validation_batches(self.corpus, **self.sizes, **self._share()))
+        batches = data.validation_batches(self.corpus, **self.sizes, **self._share())
+        placed = map(self.parallel.place_batch, self.phases.each(batches))
         size = self.corpus.validation_bytes if self.bytes else None
         return training.evaluate(self.parallel.evaluate, params, placed, size)
 

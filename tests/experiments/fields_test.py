@@ -4,10 +4,12 @@ This file is also the program that looks, because the training script defines fl
 """
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import io
 import json
+import os
 import tempfile
 import typing
 from pathlib import Path
@@ -79,6 +81,11 @@ TABLE = {
     "training.keep": ("checkpoints", 1, {}),
     "training.log_every": ("lines", 2, {}),
     "training.head_metrics_every": ("heads", 2, {}),
+    "training.skips": ("bad", 1, {}),
+    "training.spike": ("program", 3.0, {}),
+    "training.rollbacks": ("bad", 0, {"training.skips": 0}),
+    "training.fingerprint_every": ("fingerprints", 0, {}),
+    "training.on_save_error": ("unsaved", "continue", {}),
     "training.optimizer.name": ("program", "sgd", {}),
     "training.optimizer.learning_rate": ("program", 0.1, {}),
     "training.optimizer.schedule": ("program", "constant", {}),
@@ -239,24 +246,41 @@ def written(run, where):
     import jax.numpy as jnp
 
     from transformer import training
-    from transformer.training import metrics, utilisation
+    from transformer.training import integrity, loop, metrics, utilisation
 
     def train(state, batch):
         one = jnp.ones(())
         numbers = dict.fromkeys(("loss", "nats", "count", "grad_norm"), one)
-        return state.replace(step=state.step + 1), {**numbers, "finite": jnp.asarray(True)}
+        bad = max(int(state.step) - 1, 0) if where == "bad" else 0  # from the third step on, after a checkpoint
+        return state.replace(step=state.step + 1), {**numbers, "finite": jnp.asarray(not bad), "bad": jnp.int32(bad)}
 
     utilisation.peak = lambda: 1e12
     run.state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run._initial))
     run.parallel.train, run.parallel.evaluate = train, lambda params, batch: {"nats": 1.0, "count": 1.0}
-    run.train()
+    asked = []
+    if where == "fingerprints":
+        loop._Loop._fingerprint = lambda self: asked.append(self.step) or {}
+    if where == "unsaved":
+        integrity.write_manifest = _full
+    try:
+        run.train()
+    except training.exits.Ended as error:
+        return str(error).replace(str(run.workdir), "")
     rows = metrics.read(run.workdir)
     with training.Checkpoints(run.workdir) as checkpoints:
         steps = checkpoints.steps()
     evaluations = [row["step"] for row in rows if "validation_loss" in row]
     heads = [row["step"] for row in rows if any(name.startswith("heads/") for name in row)]
     lines = [row["step"] for row in rows]
-    return {"lines": lines, "evaluations": evaluations, "checkpoints": steps, "heads": heads}[where]
+    seen = {"lines": lines, "bad": lines, "checkpoints": steps, "unsaved": steps, "fingerprints": [*asked]}
+    return (seen | {"evaluations": evaluations, "heads": heads})[where]
+
+
+def _full(folder):
+    """There is no room for the second checkpoint."""
+    if folder.name.startswith("4"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    (folder / "manifest.json").write_text("{}")
 
 
 def digest(content):

@@ -1,5 +1,7 @@
+import errno
 import functools
 import json
+import os
 import threading
 
 import jax
@@ -7,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.training import integrity, optimizers, parallel, state, step
-from transformer.training.checkpoints import FOLDER, Checkpoints, load_params
+from transformer.training import exits, integrity, optimizers, parallel, state, step
+from transformer.training.checkpoints import FOLDER, Checkpoints
 from transformer.training.config import Optimizer
+from transformer.training.restoring import load_params
 
 # Reads of damaged files that Orbax gives up leave callbacks behind, for an event loop that is gone.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -57,14 +60,14 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path, name, dtype):
 
 
 def test_hashing_delays_nobody_but_whoever_leaves(tmp_path, monkeypatch):
-    asked, allowed, describe = threading.Event(), threading.Event(), integrity.describe
+    asked, allowed, write = threading.Event(), threading.Event(), integrity.write_manifest
 
-    def slow(arrays):
+    def slow(folder):
         asked.set()
         assert allowed.wait(20), "save() waits for the hashes"
-        return describe(arrays)
+        write(folder)
 
-    monkeypatch.setattr(integrity, "describe", slow)
+    monkeypatch.setattr(integrity, "write_manifest", slow)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(make(), RECIPE)
         assert asked.wait(20) and not (tmp_path / FOLDER / "3").exists()
@@ -72,17 +75,64 @@ def test_hashing_delays_nobody_but_whoever_leaves(tmp_path, monkeypatch):
     assert load_params(tmp_path).step == 3
 
 
-def test_what_goes_wrong_in_the_background_is_raised_by_the_next_call(tmp_path, monkeypatch):
-    def fail(arrays):
-        raise MemoryError("no room to hash")
+def test_what_goes_wrong_in_the_background_is_raised_by_the_next_call_and_later_saves_work(tmp_path, monkeypatch):
+    def fail(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patch, Checkpoints(tmp_path) as checkpoints:
-        patch.setattr(integrity, "describe", fail)
-        checkpoints.save(make(), RECIPE)
-        with pytest.raises(MemoryError, match="no room to hash"):
-            checkpoints.wait()
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.steps() == []
+        checkpoints.save(make(3), RECIPE)
+        checkpoints.wait()
+        monkeypatch.setattr(integrity, "write_manifest", fail)
+        checkpoints.save(make(6), RECIPE)
+        said = r"^checkpoint 6 cannot be written to .* \(No space left on device\); those of steps \[3\] are as they"
+        with pytest.raises(exits.NotSaved, match=said):
+            checkpoints.wait()
+        monkeypatch.undo()
+        checkpoints.save(make(9), RECIPE)
+    assert {path.name for path in (tmp_path / FOLDER).iterdir()} == {"3", "9"}  # what was half written is gone
+    assert load_params(tmp_path).step == 9
+
+
+def test_whoever_leaves_by_an_error_hears_of_it_and_not_of_the_save_after_it(tmp_path, monkeypatch):
+    def fail(folder):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(integrity, "write_manifest", fail)
+    with pytest.raises(KeyError, match="why"), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make(3), RECIPE)
+        raise KeyError("why")
+    with pytest.raises(exits.NotSaved, match="Input/output error"), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make(3), RECIPE)
+
+
+@pytest.mark.parametrize("leave", [SystemExit(3), KeyboardInterrupt(), RuntimeError()])
+def test_leaving_in_any_way_waits_for_the_last_save(tmp_path, leave):
+    with pytest.raises(type(leave)), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make(3), RECIPE)
+        raise leave
+    assert load_params(tmp_path).step == 3
+
+
+def test_going_back_keeps_what_came_later_under_another_name(tmp_path):
+    for again in (False, True):
+        with Checkpoints(tmp_path, keep=9) as checkpoints:
+            for number in (6, 9) if again else (3, 6, 9):
+                checkpoints.save(make(number, seed=number + again), RECIPE)
+            assert checkpoints.roll_back(3) == [6, 9] and checkpoints.roll_back(3) == []
+            assert checkpoints.steps() == [3] and checkpoints.restore(make()).step == 3
+    aside = {"rolled-back-6", "rolled-back-9", "rolled-back-6.2", "rolled-back-9.2"}
+    assert {path.name for path in (tmp_path / FOLDER).iterdir()} == {"3", *aside}
+    (tmp_path / FOLDER / "rolled-back-9").rename(tmp_path / FOLDER / "9")
+    with Checkpoints(tmp_path, keep=9) as checkpoints:
+        same(checkpoints.restore(make(), 9).state, make(9, seed=9))
+
+
+def test_other_types_are_taken_only_on_purpose(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make(), RECIPE)
+        wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), make(dtype=jnp.bfloat16))
+        restored = checkpoints.restore(wanted, cast=True).state
+        same(restored, jax.tree.map(lambda leaf, want: leaf.astype(want.dtype), make(), wanted))
 
 
 def test_the_last_ones_and_the_best_are_kept(tmp_path):

@@ -1,4 +1,7 @@
+import contextlib
+import hashlib
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -19,21 +22,83 @@ def arrays():
 def test_a_description_is_json_and_fits_itself():
     described = json.loads(json.dumps(integrity.describe(arrays())))
     assert described["a/b"]["shape"] == [2, 3] and described["c"]["dtype"] == "bfloat16"
-    integrity.check_contents(described, arrays())
     integrity.check_structure(described, arrays(), "it")
     integrity.check_structure(described, jax.eval_shape(lambda: arrays()), "it")
 
 
-def test_order_in_memory_does_not_count_but_every_bit_does():
-    described = integrity.describe(arrays())
-    integrity.check_contents(described, arrays() | {"a/b": np.asfortranarray(arrays()["a/b"])})
+@pytest.fixture
+def sealed(tmp_path):
+    """A folder with files in two parts, and its manifest."""
+    for name, content in {"params/d/a": b"1234", "params/meta": b"{}", "recipe/metadata": b"[1]"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    integrity.write_manifest(tmp_path)
+    return tmp_path
+
+
+def test_a_manifest_lists_every_file_with_its_size_and_hash(sealed):
+    manifest = json.loads((sealed / integrity.MANIFEST).read_text())
+    files = {str(path.relative_to(sealed)): path for path in sealed.rglob("*") if path.is_file()}
+    del files[integrity.MANIFEST]
+    assert manifest["files"] == {
+        name: {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for name, path in files.items()
+    }
+    integrity.verify(sealed, ["params", "recipe"])
+
+
+def test_every_bit_counts_but_only_of_the_parts_that_are_read(sealed):
+    path = sealed / "params" / "d" / "a"
     for bit in range(32):
-        flipped = arrays()
-        flipped["a/b"].view(np.uint32)[1, 2] ^= np.uint32(1 << bit)
-        with pytest.raises(integrity.Damaged, match="a/b is not what was saved"):
-            integrity.check_contents(described, flipped)
-    with pytest.raises(integrity.Damaged, match=r"arrays are missing: \['d'\]"):
-        integrity.check_contents(described, {name: x for name, x in arrays().items() if name != "d"})
+        path.write_bytes((int.from_bytes(b"1234") ^ 1 << bit).to_bytes(4))
+        with pytest.raises(integrity.Damaged, match=r"^params/d/a is not what was saved$"):
+            integrity.verify(sealed, ["recipe", "params"])
+        integrity.verify(sealed, ["recipe"])
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda folder: (folder / "params/d/a").unlink(), "params/d/a is missing"),
+        (lambda folder: (folder / "params/d/a").write_bytes(b"12"), "params/d/a is not as long as it was"),
+        (lambda folder: (folder / "params/d/a").write_bytes(b"12\0\0"), "params/d/a is not what was saved"),
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json is missing"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json is not what was saved"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json is not what was saved"),
+    ],
+)
+def test_damage_names_the_file(sealed, harm, said):
+    harm(sealed)
+    with pytest.raises(integrity.Damaged, match=f"^{said}$"):
+        integrity.verify(sealed, ["params"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"format": 2}, "is of format 2, and this program reads 1"), ({"files": {}}, "is not what was")],
+)
+def test_a_manifest_of_another_version_or_with_other_files_is_refused(sealed, change, said):
+    path = sealed / integrity.MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(integrity.Damaged, match=f"^manifest.json {said}"):
+        integrity.verify(sealed, ["params"])
+
+
+def test_processes_share_the_files_and_agree(sealed, monkeypatch):
+    (sealed / "params/meta").write_bytes(b"[]")
+    seen = {}
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for index in (0, 1):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        monkeypatch.setattr(integrity, "_agreed", lambda found, index=index: seen.setdefault(index, found))
+        with contextlib.suppress(integrity.Damaged):
+            integrity.verify(sealed, ["params"])
+    assert seen == {0: (2, 0), 1: (1, 2)}  # nothing, and the second file's third kind of damage
+    monkeypatch.undo()
+    together = SimpleNamespace(process_allgather=lambda own: np.stack([own, np.asarray(seen[1])]))
+    monkeypatch.setattr(integrity, "multihost_utils", together)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert integrity._agreed(seen[0]) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +116,13 @@ def test_another_structure_names_the_parameter(change, message):
         integrity.Mismatch, match=r"^checkpoint 3 does not fit: a/b is in the checkpoint but not expected"
     ):
         integrity.check_structure(integrity.describe(arrays()), {}, "checkpoint 3")
+
+
+def test_types_need_not_count():
+    described, wanted = integrity.describe(arrays()), arrays() | {"c": np.ones((), np.float32)}
+    integrity.check_structure(described, wanted, "it", types=False)
+    with pytest.raises(integrity.Mismatch, match="a/b is float32"):
+        integrity.check_structure(described, wanted | {"a/b": np.ones(3, np.float32)}, "it", types=False)
 
 
 def test_the_hash_of_json_ignores_order_only():

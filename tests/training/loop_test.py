@@ -1,8 +1,10 @@
 """The loop on a linear model with a closed form; `resuming_test.py` has it on a real one."""
 
+import errno
 import functools
 import itertools
 import math
+import os
 import threading
 import types
 
@@ -19,11 +21,15 @@ from transformer.training import (
     Writer,
     create,
     evaluation_step,
+    integrity,
+    lines,
     loop,
     metrics,
     parallel,
+    skipping,
     train_step,
 )
+from transformer.training.exits import NotSaved
 
 B, D, RATE = 4, 3, 0.05
 RECIPE = {"config": "a recipe"}
@@ -43,13 +49,16 @@ def rows(step):
     return {name: np.asarray(value, np.float32) for name, value in {"x": x, "y": y, "weights": weights}.items()}
 
 
-def counted(batch=rows, start=0, stop=None):
-    """Batches from a step on; reading the one of step `stop` is an interruption."""
-    step = start
-    while step != stop:
-        yield batch(step)
-        step += 1
-    raise KeyboardInterrupt
+def counted(batch=rows, stop=None):
+    """Batches from any step on; reading the one of step `stop` is an interruption."""
+
+    def start(step):
+        while step != stop:
+            yield batch(step)
+            step += 1
+        raise KeyboardInterrupt
+
+    return start
 
 
 @functools.cache
@@ -66,7 +75,7 @@ def run(workdir, config, *, steps=None, state=None, batches=None, evaluate=None,
     seen, at = [], int(first.step)
     with Checkpoints(workdir, config.keep) as checkpoints, Writer(workdir, at) as writer:
         after, results = loop.train(
-            steps.place_state(first), config=config, parallel=steps, batches=batches or counted(start=at),
+            steps.place_state(first), config=config, parallel=steps, batches=batches or counted(),
             evaluate=evaluate or (lambda params: {"loss": 1.0}), checkpoints=checkpoints, recipe=RECIPE, writer=writer,
             report=lambda step, values: seen.append({"step": step, **values}), **options,
         )  # fmt: skip
@@ -168,7 +177,8 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = self.free = 0.0
-        monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=lambda: self.now))
+        for module in (loop, lines):
+            monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: self.now))
         self.steps = late(self.train)
 
     def train(self, number):
@@ -255,35 +265,130 @@ def test_heads_that_nothing_observes_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("bad", "start", "kept", "said"),
+    ("bad", "kept", "said"),
     [
-        (7, 0, [3, 6], "step 8 is not finite .*; the last good state is the checkpoint of step 6; "),
-        (1, 0, [], "step 2 is not finite .*; there is no checkpoint yet; "),
-        (7, 6, [], "step 8 is not finite .*; the last good state is the checkpoint of step 6; "),
+        (7, [3, 6], "step 8 is not finite .*; the last good state is the checkpoint of step 6; "),
+        (1, [], "step 2 is not finite .*; there is no checkpoint yet; "),
     ],
 )
-def test_a_step_that_is_not_finite_ends_training_and_nothing_is_saved_after_it(tmp_path, bad, start, kept, said):
+def test_a_step_that_is_not_finite_ends_training_and_nothing_is_saved_after_it(tmp_path, bad, kept, said):
     def broken(step):
         batch = rows(step)
         return {**batch, "y": batch["y"] * np.float32(np.inf)} if step == bad else batch
 
-    config = Training(steps=20, log_every=100, evaluate_every=100, checkpoint_every=3, keep=9)
-    state = create({"w": jnp.zeros(D)}, optax.sgd(RATE)).replace(step=jnp.int32(start))
+    config = Training(steps=20, log_every=100, evaluate_every=100, checkpoint_every=3, keep=9, skips=0, rollbacks=0)
     with pytest.raises(NonFinite, match=said) as caught:
-        run(tmp_path, config, state=state, batches=counted(broken, start))
+        run(tmp_path, config, batches=counted(broken))
     assert "loss inf" in str(caught.value) and "lower training.optimizer.learning_rate" in str(caught.value)
     assert saved(tmp_path) == kept == [row["step"] for row in metrics.read(tmp_path)]
 
 
+def poisoned(*steps, times=()):
+    """Rows that are infinite at these steps; at those of `times` only the first time that they are read."""
+    once = set(times)
+
+    def read(step):
+        batch = rows(step)
+        if step in steps or step in once:
+            once.discard(step)
+            return {**batch, "y": batch["y"] * np.float32(np.inf)}
+        return batch
+
+    return read
+
+
+FAULTY = {"steps": 14, "log_every": 2, "evaluate_every": 100, "checkpoint_every": 3, "keep": 9}
+
+
+def test_a_few_bad_steps_are_skipped_and_said(tmp_path, caplog):
+    config = Training(**FAULTY, skips=2, rollbacks=0)
+    after, seen = run(tmp_path, config, batches=counted(poisoned(6, 7, 10)))
+    w = np.zeros(D)
+    for step in set(range(14)) - {6, 7, 10}:
+        x, y, weights = (rows(step)[name].astype(np.float64) for name in ("x", "y", "weights"))
+        w = w - RATE * 2 * (weights * (x @ w - y)) @ x / weights.sum()
+    np.testing.assert_allclose(after.params["w"], w, rtol=1e-4)
+    assert {line["step"]: line["skipped"] for line in seen if "skipped" in line} == {8: 2.0, 12: 1.0}
+    assert [line["step"] for line in seen if math.isnan(line["loss"])] == [8]  # of no step that counts
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("step")]
+    assert [text.split(" (")[0] for text in said] == [f"step {step} is not finite" for step in (7, 8, 11)]
+    assert said[1].endswith("it is skipped, the 2. in a row")
+
+
+def rolled_back(workdir, **options):
+    """Steps 8 to 10 are bad, which is one too many; returns the run and its roll-backs."""
+    kept = skipping.load(workdir)
+    config = Training(**FAULTY, skips=2, rollbacks=1)
+    after, _ = run(workdir, config, batches=counted(poisoned(7, 8, 9)), skipped=kept, **options)
+    return after, kept.jumps
+
+
+def test_after_too_many_training_goes_back_and_on_behind_them(tmp_path, caplog):
+    after, jumps = rolled_back(tmp_path / "first")
+    assert jumps == [(6, 10)] and "back to the checkpoint of step 6, and on with the data after step 10" in caplog.text
+    w = by_hand(6)[-1][2]
+    for step in range(10, 14):
+        x, y, weights = (rows(step)[name].astype(np.float64) for name in ("x", "y", "weights"))
+        w = w - RATE * 2 * (weights * (x @ w - y)) @ x / weights.sum()
+    np.testing.assert_allclose(after.params["w"], w, rtol=1e-4)
+    assert saved(tmp_path / "first") == [3, 6, 12, 14]
+    again, _ = rolled_back(tmp_path / "again")
+    jax.tree.map(np.testing.assert_array_equal, again, after)
+
+
+def test_a_run_that_is_resumed_leaves_out_what_it_left_out_though_the_fault_is_gone(tmp_path):
+    whole, _ = rolled_back(tmp_path / "whole")
+    workdir = tmp_path / "parts"
+    config = Training(**FAULTY, skips=2, rollbacks=1)
+    with pytest.raises(KeyboardInterrupt):
+        broken = counted(poisoned(times=(7, 8, 9)), stop=11)
+        run(workdir, config, batches=broken, skipped=skipping.load(workdir))
+    assert saved(workdir) == [3, 6]
+    abstract = jax.eval_shape(lambda: create({"w": jnp.zeros(D)}, optax.sgd(RATE)))
+    with Checkpoints(workdir) as checkpoints:
+        restored = checkpoints.restore(abstract)
+    after, _ = run(workdir, config, state=restored.state, batches=counted(), skipped=skipping.load(workdir))
+    jax.tree.map(np.testing.assert_array_equal, after, whole)
+    with Checkpoints(workdir) as checkpoints:
+        assert checkpoints.restore(abstract).recipe == RECIPE | {"skipped": [[6, 10]]}
+
+
+def test_roll_backs_have_an_end(tmp_path):
+    config = Training(**FAULTY, skips=0, rollbacks=2)
+    with pytest.raises(NonFinite, match=r"step 11 is not finite .* after 2 roll-backs; the last good state .* step 6"):
+        run(tmp_path, config, batches=counted(poisoned(7, 8, 10)))
+    assert saved(tmp_path) == [3, 6]
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_or_not_but_never_the_last(tmp_path, monkeypatch, caplog):
+    write = integrity.write_manifest
+
+    def full(folder):
+        if folder.name.split(".")[0] in bad:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(folder)
+
+    monkeypatch.setattr(integrity, "write_manifest", full)
+    bad = ("6",)
+    with pytest.raises(NotSaved, match=r"checkpoint 6 .*No space left on device.* of steps \[3\] are as they were"):
+        run(tmp_path / "stop", Training(**FAULTY))
+    after, _ = run(tmp_path / "continue", Training(**FAULTY, on_save_error="continue"))
+    assert saved(tmp_path / "continue") == [3, 9, 12, 14] and int(after.step) == 14
+    assert "checkpoint 6 cannot be written" in caplog.text and "tries again at the next checkpoint" in caplog.text
+    bad = ("14",)
+    with pytest.raises(NotSaved, match="checkpoint 14 cannot be written"):
+        run(tmp_path / "last", Training(**FAULTY, on_save_error="continue"))
+
+
 def test_nothing_is_left_to_do_at_the_last_step(tmp_path):
     state = create({"w": jnp.ones(D)}, optax.sgd(RATE)).replace(step=jnp.int32(5))
-    after, seen = run(tmp_path, Training(steps=5), state=state, batches=counted(start=5, stop=5))
+    after, seen = run(tmp_path, Training(steps=5), state=state, batches=counted(stop=5))
     assert seen == [] and int(after.step) == 5
     np.testing.assert_array_equal(after.params["w"], np.ones(D))
 
 
 def test_a_loop_that_is_told_to_stop_saves_the_step_it_took(tmp_path):
     config, asked = Training(steps=9, log_every=9, evaluate_every=9, checkpoint_every=9), iter([False, True])
-    after, seen = run(tmp_path, config, stop=lambda: next(asked))
+    after, seen = run(tmp_path, config, stop=lambda step: next(asked))
     assert int(after.step) == 2 and saved(tmp_path) == [2]
     assert [line["step"] for line in seen] == [2] and "validation_loss" not in seen[0]

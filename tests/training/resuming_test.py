@@ -62,12 +62,16 @@ def tokens(step):
     return {"inputs": drawn[:, :-1], "targets": drawn[:, 1:], "weights": np.ones((4, 6), np.float32)}
 
 
-def counted(step, stop=None):
-    """Batches from a step on; reading the one of step `stop` is an interruption."""
-    while step != stop:
-        yield tokens(step)
-        step += 1
-    raise KeyboardInterrupt
+def counted(stop=None):
+    """Batches from any step on; reading the one of step `stop` is an interruption."""
+
+    def start(step):
+        while step != stop:
+            yield tokens(step)
+            step += 1
+        raise KeyboardInterrupt
+
+    return start
 
 
 def run(workdir, state, steps, observe, stop=None):
@@ -75,7 +79,7 @@ def run(workdir, state, steps, observe, stop=None):
     at = int(state.step)
     with Checkpoints(workdir, CONFIG.keep) as checkpoints, Writer(workdir, at) as writer:
         return loop.train(
-            steps.place_state(state), config=CONFIG, parallel=steps, batches=counted(at, stop),
+            steps.place_state(state), config=CONFIG, parallel=steps, batches=counted(stop),
             evaluate=functools.partial(evaluated, steps), checkpoints=checkpoints, recipe={}, writer=writer,
             report=lambda step, values: None, observe=observe,
         )[0]  # fmt: skip

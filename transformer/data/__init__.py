@@ -8,7 +8,7 @@ from transformer.data.corpus import Corpus, Counts
 from transformer.data.iteration import Batches
 from transformer.data.objectives import Example, causal
 from transformer.data.pairs import Pair, pairs
-from transformer.data.preparing import begins_with, check_fingerprint
+from transformer.data.preparing import Changed, begins_with, check_fingerprint
 from transformer.data.sources import Document, documents
 from transformer.data.streams import sliding_batches
 
@@ -17,6 +17,7 @@ __all__ = [
     "TOKENIZERS",
     "Batches",
     "Bitext",
+    "Changed",
     "Corpus",
     "Counts",
     "Data",

@@ -85,16 +85,26 @@ def fingerprint(recipe: Mapping[str, Value]) -> str:
     return hashlib.sha256(json.dumps(dict(recipe), sort_keys=True).encode()).hexdigest()
 
 
+class Changed(ValueError):
+    """The data is not what a run began with: `changes` says of each field what it was and is."""
+
+    def __init__(self, changes: Mapping[str, str]):
+        said = "; ".join(changes.values())
+        super().__init__(f"the data is not what the run began with: {said}; restore it or begin a new run")
+        self.changes = changes
+
+
 def check_fingerprint(expected: Mapping[str, Value], actual: Mapping[str, Value]) -> None:
     """Compares two values of `Corpus.recipe`: what a run began with, and what it would go on with.
 
     Raises:
-      ValueError: naming every field that differs, with both values.
+      Changed: naming every field that differs, with both values.
     """
     names = [name for name in {**expected, **actual} if expected.get(name) != actual.get(name)]
     if names:
-        changes = "; ".join(f"data.{name} was {_short(expected, name)}, now {_short(actual, name)}" for name in names)
-        raise ValueError(f"the data is not what the run began with: {changes}; restore it or begin a new run")
+        raise Changed(
+            {f"data.{name}": f"data.{name} was {_short(expected, name)}, now {_short(actual, name)}" for name in names}
+        )
 
 
 def _short(recipe: Mapping[str, Value], name: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from transformer.training.checkpoints import Restored, load_params, load_steps
+from transformer.training.restoring import Restored, load_params, load_steps
 
 
 def average_checkpoints(workdir: str | Path, average: int, step: int | str = "latest") -> Restored:

@@ -21,6 +21,9 @@ SCHEDULES = {
 }
 
 
+ON_SAVE_ERROR = {"stop": "ends the run", "continue": "goes on, and tries again at the next checkpoint"}
+
+
 def _require(condition: bool, field: str, value: object, fix: str) -> None:
     if not condition:
         raise ValueError(f"{field}={value!r} cannot work: {fix}")
@@ -100,6 +103,11 @@ class Training:
     keep: int = 2  # last checkpoints kept, beside the best
     log_every: int = 10  # steps
     head_metrics_every: int = 0  # steps between measurements of every head; 0: none
+    skips: int = 3  # bad steps in a row, not finite or a spike, that are left out before training rolls back
+    spike: float | None = None  # a gradient norm of so many times the running mean is bad; None: any that is finite
+    rollbacks: int = 2  # times that training goes back to the last checkpoint, past the data that was bad
+    fingerprint_every: int = 100  # steps between comparisons of what devices hold copies of; 0: never
+    on_save_error: str = "stop"  # when a checkpoint cannot be written
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulation", "evaluate_every", "checkpoint_every", "keep", "log_every"):
@@ -107,8 +115,13 @@ class Training:
         _require(
             self.batch_tokens >= 0, "training.batch_tokens", self.batch_tokens, "it must be positive, or 0 for none"
         )
-        every = self.head_metrics_every
-        _require(every >= 0, "training.head_metrics_every", every, "it counts steps, or is 0 for never")
+        for name in ("head_metrics_every", "fingerprint_every"):
+            every = getattr(self, name)
+            _require(every >= 0, f"training.{name}", every, "it counts steps, or is 0 for never")
+        for name in ("skips", "rollbacks"):
+            _require(getattr(self, name) >= 0, f"training.{name}", getattr(self, name), "it must be 0 or more")
+        _require(self.spike is None or self.spike > 1, "training.spike", self.spike, "it must exceed 1, or be None")
+        _one_of("training.on_save_error", self.on_save_error, ON_SAVE_ERROR)
         fits = self.batch_size % self.accumulation == 0
         fix = f"it must divide training.batch_size={self.batch_size}"
         _require(fits, "training.accumulation", self.accumulation, fix)

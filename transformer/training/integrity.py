@@ -1,18 +1,30 @@
-"""What a checkpoint promises about its arrays: their names, shapes, types and contents."""
+"""What a checkpoint promises: the names, shapes and types of its arrays, and every byte of its files.
+
+A manifest lists every file of a checkpoint's folder with its size and SHA-256. Files are what a disk damages, and of an
+array that several processes wrote, no single one could hash more than its own part; files it can share with others.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 Arrays = Mapping[str, Any]  # path -> array
-Descriptions = Mapping[str, Mapping[str, Any]]  # path -> shape, dtype, sha256
+Descriptions = Mapping[str, Mapping[str, Any]]  # path -> shape, dtype
 SHOWN = 5  # differences that an error lists
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+UNLISTED = ("_CHECKPOINT_METADATA", "commit_success.txt", MANIFEST)  # what Orbax adds later, and nobody reads back
+DAMAGES = ("is missing", "is not as long as it was", "is not what was saved")
 
 
 class Damaged(Exception):
@@ -23,31 +35,59 @@ class Mismatch(ValueError):
     """What was saved is intact, but not what is expected here."""
 
 
-def describe(arrays: Arrays) -> dict[str, dict[str, Any]]:
-    """Each array's shape, type and SHA-256, fit for JSON."""
+def write_manifest(folder: Path) -> None:
+    """Lists every file below a folder, by its path there: the promise that `verify` compares with."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and _name(path, folder) not in UNLISTED)
     with ThreadPoolExecutor() as pool:
-        hashes = pool.map(_hash, arrays.values())
-        return {
-            name: {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": sha256}
-            for (name, array), sha256 in zip(arrays.items(), hashes, strict=True)
-        }
+        entries = pool.map(lambda path: {"size": path.stat().st_size, "sha256": _hash(path)}, paths)
+        files = {_name(path, folder): entry for path, entry in zip(paths, entries, strict=True)}
+    manifest = {"format": FORMAT, "files": files, "sha256": hash_json(files)}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
-def check_structure(saved: Descriptions, expected: Arrays, where: str) -> None:
-    """Raises Mismatch, naming parameters, unless names, shapes and types agree; nothing is ever cast.
+def verify(folder: Path, parts: Sequence[str]) -> None:
+    """Compares files with the manifest; processes share the work, and all raise what one of them finds.
+
+    Args:
+      folder: of the checkpoint.
+      parts: the folders in it that count.
+
+    Raises:
+      Damaged: naming the file that is missing, cut short or changed, or that was never written to its end.
+    """
+    files = {name: entry for name, entry in _read_manifest(folder).items() if name.split("/")[0] in parts}
+    names = sorted(files)
+    own = names[jax.process_index() :: jax.process_count()]
+    with ThreadPoolExecutor() as pool:
+        kinds = list(pool.map(lambda name: _damage(folder / name, files[name]), own))
+    found = [(names.index(name), kind) for name, kind in zip(own, kinds, strict=True) if kind >= 0]
+    index, kind = _agreed(min(found, default=(len(names), 0)))
+    if index < len(names):
+        raise Damaged(f"{names[index]} {DAMAGES[kind]}")
+
+
+def describe(arrays: Arrays) -> dict[str, dict[str, Any]]:
+    """Each array's shape and type, fit for JSON."""
+    return {name: {"shape": list(array.shape), "dtype": str(array.dtype)} for name, array in arrays.items()}
+
+
+def check_structure(saved: Descriptions, expected: Arrays, where: str, types: bool = True) -> None:
+    """Raises Mismatch, naming parameters, unless names, shapes and types agree.
 
     Args:
       saved: as from `describe`.
       expected: arrays or `jax.ShapeDtypeStruct`s.
       where: names the checkpoint in the error.
+      types: whether they count.
     """
     lines = [f"{name} is in the checkpoint but not expected" for name in sorted(saved.keys() - expected.keys())]
     lines += [f"{name} is expected but not in the checkpoint" for name in sorted(expected.keys() - saved.keys())]
     for name in sorted(saved.keys() & expected.keys()):
-        has = f"{saved[name]['dtype']}{list(saved[name]['shape'])}"
-        wants = f"{np.dtype(expected[name].dtype)}{list(expected[name].shape)}"
-        if has != wants:
-            lines.append(f"{name} is {has} in the checkpoint, expected {wants}")
+        has, wants = saved[name], describe({name: expected[name]})[name]
+        if has["shape"] != wants["shape"] or (types and has["dtype"] != wants["dtype"]):
+            lines.append(
+                f"{name} is {has['dtype']}{has['shape']} in the checkpoint, expected {wants['dtype']}{wants['shape']}"
+            )
     if lines:
         rest = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
         raise Mismatch(
@@ -55,19 +95,45 @@ def check_structure(saved: Descriptions, expected: Arrays, where: str) -> None:
         )
 
 
-def check_contents(saved: Descriptions, arrays: Arrays) -> None:
-    """Raises Damaged unless every array is, bit for bit, the one that was described."""
-    if saved.keys() != arrays.keys():
-        raise Damaged(f"arrays are missing: {sorted(saved.keys() ^ arrays.keys())[:SHOWN]}")
-    for name, description in describe(arrays).items():
-        if description != saved[name]:
-            raise Damaged(f"{name} is not what was saved")
-
-
 def hash_json(value: Any) -> str:
     """SHA-256 of a value's JSON with sorted keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _hash(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
+def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        version, files, promised = manifest["format"], manifest["files"], manifest["sha256"]
+    except FileNotFoundError:
+        raise Damaged(f"{MANIFEST} is missing") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{MANIFEST} is not what was saved") from error
+    if version != FORMAT:
+        raise Damaged(f"{MANIFEST} is of format {version}, and this program reads {FORMAT}")
+    if promised != hash_json(files):
+        raise Damaged(f"{MANIFEST} is not what was saved")
+    return files
+
+
+def _damage(path: Path, entry: Mapping[str, Any]) -> int:
+    """Which of `DAMAGES` a file has; -1 for none."""
+    if not path.is_file():
+        return 0
+    if path.stat().st_size != entry["size"]:
+        return 1
+    return -1 if _hash(path) == entry["sha256"] else 2
+
+
+def _agreed(found: tuple[int, int]) -> tuple[int, int]:
+    if jax.process_count() == 1:
+        return found
+    return min((int(index), int(kind)) for index, kind in multihost_utils.process_allgather(np.asarray(found)))
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()

@@ -1,33 +1,29 @@
-"""The loop around the step: batches in, metrics, evaluations and checkpoints out."""
+"""The loop around the step: batches in, metrics, evaluations and checkpoints out, and what is done about faults."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+from absl import logging
 
+from transformer.training import exits
 from transformer.training.checkpoints import Checkpoints
 from transformer.training.config import Training
+from transformer.training.drift import Watch
+from transformer.training.lines import Lines, Metrics, Values
 from transformer.training.metrics import Writer
 from transformer.training.parallel import Jit, Pmap
+from transformer.training.phases import Phases
+from transformer.training.skipping import Skipped
 from transformer.training.state import State
-
-Values = dict[str, float]
-Metrics = Mapping[str, Any]  # of one step: scalars
 
 # Steps that the devices have been given beyond the last one that is known to be done. With one there is always work for
 # them; the second makes up for a batch that comes late. Many fake CPU devices stop for ever with hundreds.
 AHEAD = 2
-
-
-class NonFinite(ValueError):
-    """The loss or a gradient became infinite or NaN; the last checkpoint from before stays."""
 
 
 class Report(Protocol):
@@ -37,12 +33,20 @@ class Report(Protocol):
         """Called with what is written to the metrics file, at the same steps."""
 
 
+class _Bad(Exception):
+    """One bad step too many: `first` to `last` were bad, the last one as `what` says."""
+
+    def __init__(self, first: int, last: int, what: str):
+        super().__init__(what)
+        self.first, self.last, self.what = first, last, what
+
+
 def train(
     state: State,
     *,
     config: Training,
     parallel: Jit | Pmap,
-    batches: Iterator[dict[str, np.ndarray]],
+    batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
     evaluate: Callable[[Any], Values],
     checkpoints: Checkpoints,
     recipe: dict[str, Any],
@@ -50,7 +54,9 @@ def train(
     report: Report,
     observe: Callable[[Any, Any], Values] | None = None,
     rates: Callable[[float], Values] = lambda tokens_per_second: {},
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[int], bool] = lambda step: False,
+    phases: Phases | None = None,
+    skipped: Skipped | None = None,
 ) -> tuple[State, Values]:
     """Steps from `state.step` to `config.steps`, logging, evaluating and saving on the way and at the end.
 
@@ -61,125 +67,226 @@ def train(
     checkpoint, so a run that was stopped and resumed writes the lines of one that was not; what `observe` and
     `evaluate` give is of the parameters after the line's last step.
 
+    A bad step (see `train_step`) changes nothing. After more than `config.skips` of them in a row, training goes back
+    to the last checkpoint before them and on with the batch after the last bad one, as Chowdhery et al. (2022, PaLM,
+    section 5.1) did, and stops after `config.rollbacks` times. Copies on several devices are compared every
+    `config.fingerprint_every` steps and before every checkpoint, so that none is saved that drifted apart.
+
     Args:
       state: placed by `parallel`.
-      config: how long, and how often to log, evaluate and save.
+      config: how long, how often to log, evaluate and save, and what to bear.
       parallel: the compiled step.
-      batches: this process's rows of each global batch, from step `state.step` on.
+      batches: from a step, this process's rows of each global batch from there on.
       evaluate: of placed parameters; its values are logged as `validation_*`, and `loss` decides the best checkpoint.
-      checkpoints: where the state is saved, with `recipe`.
+      checkpoints: where the state is saved, with `recipe` and the roll-backs.
       writer, report: receive each line of metrics.
       observe: of parameters and the batch of the step that made them, both placed; more values to log, at every
         `config.head_metrics_every` steps.
       rates: more values to log, from tokens per second.
-      stop: asked after every step; once it is true, the state is saved and the loop ends.
+      stop: asked after every step, with its number, in every process alike; once it is true, the state is saved and
+        the loop ends.
+      phases: where the time goes, which whoever watches looks at.
+      skipped: the roll-backs so far.
 
     Returns:
       The state after the last step, and the values of the last evaluation, if there was any.
 
     Raises:
-      NonFinite: if a step was not finite. Nothing is saved after the step before it.
+      NonFinite: after too many bad steps. Nothing is saved after the step before them.
+      Drifted: if copies on several devices differ. Nothing is saved after the last time that they were equal.
+      NotSaved: if a checkpoint cannot be written and `config.on_save_error` is "stop", or it is the last.
       ValueError: if `config.head_metrics_every` is set and there is nothing that observes.
     """
-    every = config.head_metrics_every
-    if every and observe is None:
-        raise ValueError(f"training.head_metrics_every={every} cannot work: this run measures no heads; set it to 0")
-    step, saved, results, stopped, copy = int(state.step), int(state.step), {}, False, None
+    if config.head_metrics_every and observe is None:
+        raise ValueError(
+            f"training.head_metrics_every={config.head_metrics_every} cannot work: this run measures no heads; "
+            f"set it to 0"
+        )
+    if config.on_save_error == "continue" and jax.process_count() > 1:
+        raise ValueError(
+            "training.on_save_error='continue' cannot work with several processes, as one may save what another "
+            "cannot: leave it at 'stop', and let the launcher start again"
+        )
+    loop = _Loop(state, config, parallel, checkpoints, writer, report, phases or Phases("step"), skipped or Skipped())
+    loop.evaluate, loop.observe, loop.recipe = evaluate, observe, recipe
+    loop.phases.enter("step")
+    with Lines(rates, loop.judge) as loop.lines:
+        loop.run(batches, stop)
+    return loop.state, loop.results
 
-    def write(end: int, values: Values) -> None:
-        writer.write(end, values)
-        report(end, values)
 
-    with _Lines(rates) as lines:
-        while step < config.steps and not stopped:
+class _Loop:
+    """What changes from step to step."""
+
+    evaluate: Callable[[Any], Values]
+    observe: Callable[[Any, Any], Values] | None
+    recipe: dict[str, Any]
+    lines: Lines
+
+    def __init__(
+        self,
+        state: State,
+        config: Training,
+        parallel: Jit | Pmap,
+        checkpoints: Checkpoints,
+        writer: Writer,
+        report: Report,
+        phases: Phases,
+        skipped: Skipped,
+    ):
+        self.state, self.config, self.parallel, self.checkpoints = state, config, parallel, checkpoints
+        self.writer, self.report, self.phases, self.skipped = writer, report, phases, skipped
+        self.step = int(state.step)
+        self.results: Values = {}
+        self.copy = None
+        self.watch: Watch | None = None
+        self.abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+
+    def run(self, batches: Callable[[int], Iterator], stop: Callable[[int], bool]) -> None:
+        """To the last step, or until told to stop."""
+        stopped, iterator = False, None
+        while self.step < self.config.steps and not stopped:
             try:
-                batch = parallel.place_batch(next(batches))
-            except BaseException:
-                for line in lines.land(0, saved):
-                    write(*line)
+                if (target := self.skipped.after(self.step)) > self.step:
+                    self._go_on(self.state, target)
+                    iterator = None
+                    continue
+                iterator = batches(self.step) if iterator is None else iterator
+                batch = self._next(iterator)
+                self.state, metrics = self.parallel.train(self.state, batch)
+                self.step = self.phases.step = self.step + 1
+                stopped = stop(self.step)
+                self._after(batch, metrics, stopped)
+            except _Bad as bad:
+                self._roll_back(bad)
+                stopped, iterator = False, None
+        self._guarded(self.checkpoints.wait, last=True)
+
+    def judge(self, step: int, row: Metrics) -> bool:
+        """Whether a step counts; raises what ends or turns the run."""
+        if "fingerprint" in row:
+            self.watch.check(row["fingerprint"], step)
+        if not row["bad"]:
+            self.phases.count(float(row["count"]))
+            return True
+        self.phases.move()
+        norm = f"gradient norm {float(row['grad_norm'])}"
+        what = f"is not finite (loss {float(row['loss'])}, {norm})"
+        if row["finite"]:
+            what = f"is a spike ({norm}, over training.spike={self.config.spike} times the usual)"
+        if row["bad"] > self.config.skips:
+            raise _Bad(step - int(row["bad"]) + 1, step, what)
+        logging.warning("step %d %s: it is skipped, the %d. in a row", step, what, row["bad"])
+        return False
+
+    def _next(self, iterator: Iterator) -> Any:
+        """The next batch on the devices; what they waited for it is told apart."""
+        begin = time.perf_counter()
+        try:
+            batch = self.parallel.place_batch(next(iterator))
+        except BaseException:
+            for line in self.lines.land(0):
+                self._write(*line)
+            raise
+        self.phases.shift(self.lines.idle(begin), "data")
+        return batch
+
+    def _after(self, batch: Any, metrics: Metrics, stopped: bool) -> None:
+        """What is due after a step was given to the devices."""
+        config, step = self.config, self.step
+        due = lambda every: every > 0 and step % every == 0  # noqa: E731
+        last = step == config.steps
+        evaluates, observes = last or due(config.evaluate_every), due(config.head_metrics_every)
+        saves = last or stopped or due(config.checkpoint_every)
+        waits = evaluates or saves or observes
+        if config.fingerprint_every and (saves or due(config.fingerprint_every)):
+            metrics = metrics | self._fingerprint()
+        values: Values = {}
+        self.lines.start(step, metrics, waits or due(config.log_every))
+        for end, values in self.lines.land(0 if waits else AHEAD):
+            if end == step:
+                values |= self._measure(batch, observes, evaluates)
+            self._write(end, values)
+        if saves:
+            self._save(values.get("validation_loss"))
+        if waits:
+            self.lines.resume()  # measurements of heads, evaluations and checkpoints are not training
+
+    def _measure(self, batch: Any, observes: bool, evaluates: bool) -> Values:
+        values: Values = {}
+        if not (observes or evaluates):
+            return values
+        with self.phases.within("evaluation"):
+            if observes:
+                values |= self.observe(self.state.params, batch)
+            if evaluates:
+                self.results = self.evaluate(self.state.params if self.state.ema is None else self.state.ema)
+                values |= {f"validation_{name}": value for name, value in self.results.items()}
+        return values
+
+    def _fingerprint(self) -> Metrics:
+        """What tells whether copies differ, where there are any."""
+        if jax.device_count() == 1:
+            return {}
+        if self.watch is None:
+            self.watch = Watch(self.state)
+        return {"fingerprint": self.watch.sums(self.state)}
+
+    def _write(self, end: int, values: Values) -> None:
+        try:
+            self.writer.write(end, values)
+        except OSError as error:
+            if self.config.on_save_error == "stop":
                 raise
-            state, metrics = parallel.train(state, batch)
-            step += 1
-            last, stopped = step == config.steps, stop()
-            evaluates = last or step % config.evaluate_every == 0
-            saves = last or stopped or step % config.checkpoint_every == 0
-            observes = every > 0 and step % every == 0
-            waits = evaluates or saves or observes
-            lines.start(step, metrics, waits or step % config.log_every == 0)
-            for end, values in lines.land(0 if waits else AHEAD, saved):
-                if end == step and observes:
-                    values |= observe(state.params, batch)
-                if end == step and evaluates:
-                    results = evaluate(state.params if state.ema is None else state.ema)
-                    values |= {f"validation_{name}": value for name, value in results.items()}
-                write(end, values)
-            if saves:
-                checkpoints.wait()  # nobody reads the last copy any more
-                copy = parallel.host_state(state, copy)
-                checkpoints.save(copy, recipe, values.get("validation_loss"))
-                saved = step
-            if waits:
-                lines.resume()  # measurements of heads, evaluations and checkpoints are not training
-    return state, results
+            logging.warning("the line of step %d is not written (%s); training goes on", end, error)
+        self.report(end, values)
 
+    def _save(self, loss: float | None) -> None:
+        jumps = {"skipped": self.skipped.jumps} if self.skipped.jumps else {}
 
-class _Lines:
-    """Lines from the metrics of steps, which a thread reads as soon as the devices are done; a context manager."""
+        def save() -> None:
+            self.copy = self.parallel.host_state(self.state, self.copy)
+            self.checkpoints.save(self.copy, self.recipe | jumps, loss)
 
-    def __init__(self, rates: Callable[[float], Values]):
-        self._rates = rates
-        self._reader = ThreadPoolExecutor(1, "metrics")
-        self._steps: deque[tuple[int, Future[tuple[Metrics, float]], bool]] = deque()
-        self._rows: list[Metrics] = []
-        self._begin: float | None = None
+        with self.phases.within("checkpoint"):
+            self._guarded(self.checkpoints.wait)  # nobody reads the last copy any more
+            self._guarded(save)
+        self.phases.save()
 
-    def start(self, step: int, metrics: Metrics, ends: bool) -> None:
-        """The devices were given a step; `ends` says whether a line ends with it."""
-        self._steps.append((step, self._reader.submit(_read, metrics), ends))
+    def _guarded(self, action: Callable[[], None], last: bool = False) -> None:
+        """What cannot be saved ends the run or not, as configured; the last checkpoint always does."""
+        try:
+            action()
+        except exits.NotSaved as error:
+            if last or self.config.on_save_error == "stop":
+                raise
+            logging.warning("%s; training goes on, and tries again at the next checkpoint", error)
 
-    def land(self, left: int, saved: int) -> Iterator[tuple[int, Values]]:
-        """Waits until at most `left` steps are under way; gives each line that ended, and its last step.
-
-        The tokens per second of the first are NaN, as its first step compiles. `saved` is the last checkpoint.
-        """
-        while len(self._steps) > left:
-            step, metrics, ends = self._steps.popleft()
-            row, now = metrics.result()
-            self._rows.append(row)
-            if not ends:
-                continue
-            values = _mean(self._rows, step, saved)
-            tokens = values.pop("tokens")
-            speed = math.nan if self._begin is None else tokens / (now - self._begin)
-            self._rows, self._begin = [], now
-            yield step, values | {"tokens_per_second": speed} | self._rates(speed)
-
-    def resume(self) -> None:
-        """What passed since the last line was no training."""
-        self._begin = time.perf_counter()
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._reader.shutdown()
-
-
-def _read(metrics: Metrics) -> tuple[Metrics, float]:
-    return jax.device_get(metrics), time.perf_counter()
-
-
-def _mean(rows: list[Metrics], step: int, saved: int) -> Values:
-    """One line from the metrics of several steps: `loss` and `nats` over all tokens, the rest as at the last step."""
-    first = step - len(rows) + 1
-    for offset, row in enumerate(rows):
-        if not row["finite"]:
-            values = f"loss {float(row['loss'])}, gradient norm {float(row['grad_norm'])}"
-            kept = f"the last good state is the checkpoint of step {saved}" if saved else "there is no checkpoint yet"
+    def _roll_back(self, bad: _Bad) -> None:
+        """Back to the last checkpoint before the bad steps, and on behind them."""
+        self.checkpoints.wait()
+        steps, often = self.checkpoints.steps(), len(self.skipped.jumps)
+        before = [step for step in steps if step < bad.first]
+        if not before or often >= self.config.rollbacks:
+            kept = (
+                f"the last good state is the checkpoint of step {steps[-1]}" if steps else "there is no checkpoint yet"
+            )
+            tried = f" after {often} roll-backs" if often else ""
             fix = "lower training.optimizer.learning_rate, raise its warmup, or clip more"
-            raise NonFinite(f"step {first + offset} is not finite ({values}); {kept}; {fix}")
-    counts = np.asarray([row["count"] for row in rows], np.float64)
-    values = {name: float(value) for name, value in rows[-1].items() if name not in ("finite", "count")}
-    for name in ("loss", "nats"):
-        values[name] = float(np.asarray([row[name] for row in rows], np.float64) @ counts / max(counts.sum(), 1.0))
-    return values | {"tokens": float(counts.sum())}
+            raise exits.NonFinite(f"step {bad.last} {bad.what}{tried}; {kept}; {fix}")
+        self.lines.drop()
+        self.phases.lose()
+        with self.phases.within("checkpoint"):
+            self.checkpoints.roll_back(before[-1])
+            restored = self.checkpoints.restore(self.abstract)
+        said = "step %d %s: back to the checkpoint of step %d, and on with the data after step %d"
+        logging.warning(said, bad.last, bad.what, restored.step, bad.last)
+        self.skipped.add(restored.step, bad.last)
+        self._go_on(self.parallel.place_state(restored.state), bad.last)
+
+    def _go_on(self, state: State, step: int) -> None:
+        """From this state as if the steps until `step` had been made."""
+        counted = self.parallel.place_state({"step": np.int32(step), "health": {"bad": np.int32(0)}})
+        self.state = state.replace(step=counted["step"], health=state.health | counted["health"])
+        self.step = step
+        self.lines.resume()

@@ -13,18 +13,23 @@ import optax
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 
-CHANGEABLE = (  # when to stop and when to write something down
+CHANGEABLE = (  # when to stop, when to write something down, and what to do about faults
     "training.steps",
     "training.evaluate_every",
     "training.checkpoint_every",
     "training.keep",
     "training.log_every",
     "training.head_metrics_every",
+    "training.skips",
+    "training.spike",
+    "training.rollbacks",
+    "training.fingerprint_every",
+    "training.on_save_error",
 )
 
 
-def compare(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """What differs and may not, as "field was x, now y"; empty when a run may resume.
+def compare(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, str]:
+    """Each field that differs and may not, with "field was x, now y"; empty when a run may resume.
 
     Only fields whose dotted name ends in one of `CHANGEABLE` may differ.
 
@@ -33,13 +38,18 @@ def compare(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
       current: anything that JSON can hold.
     """
     old, new = _flat(saved), _flat(current)
-    lines = []
+    changes = {}
     for field in sorted(old.keys() | new.keys()):
         before, now = old.get(field, "absent"), new.get(field, "absent")
         free = any(f".{field}".endswith(f".{changeable}") for changeable in CHANGEABLE)
         if before != now and not free:
-            lines.append(f"{field} was {before}, now {now}")
-    return lines
+            changes[field] = f"{field} was {before}, now {now}"
+    return changes
+
+
+def fields(recipe: dict[str, Any]) -> list[str]:
+    """The dotted names of all fields."""
+    return sorted(_flat(recipe))
 
 
 def versions() -> dict[str, str]:

@@ -130,7 +130,11 @@ def _partition(sizes: Mapping[str, int], parameter: Parameter, table: Rules, use
             used.add(index)
             cuts = axes
             break
-    kept = parameter.names[0] in ("step", "opt_state")  # of any shape, such as a factor of a matrix of squares
+    kept = parameter.names[0] in (
+        "step",
+        "opt_state",
+        "health",
+    )  # of any shape, such as a factor of a matrix of squares
     if cuts is None:
         if not kept and shape and any(sizes[axis] > 1 for axis in CUTTING):
             raise ValueError(f"no rule says how {parameter.path} {list(parameter.shape)} is cut: give one for it")

@@ -19,12 +19,15 @@ class State:
       params: the model's parameters.
       opt_state: the optimizer's state.
       ema: a moving average of the parameters in float32, or None.
+      health: what tells a bad step: `norm`, the running mean of good steps' gradient norms, float32; `good`, how many
+        there were; and `bad`, how many bad ones came since the last good one; int32 scalars.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
     ema: Any | None
+    health: dict[str, jax.Array]
 
 
 def create(params: Any, optimizer: optax.GradientTransformation, ema: float | None = None) -> State:
@@ -36,7 +39,8 @@ def create(params: Any, optimizer: optax.GradientTransformation, ema: float | No
       ema: the decay of the moving average; None keeps none.
     """
     average = None if ema is None else jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
-    return State(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params), ema=average)
+    health = {"norm": jnp.zeros(()), "good": jnp.zeros((), jnp.int32), "bad": jnp.zeros((), jnp.int32)}
+    return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), average, health)
 
 
 def average(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:

@@ -19,6 +19,9 @@ Batch = dict[str, jax.Array]
 Sums = dict[str, jax.Array]
 LossFunction = Callable[[Any, Batch, jax.Array | None], tuple[jax.Array, Sums]]
 
+SETTLED = 16  # good steps after which their gradients' mean norm says what is usual
+WINDOW = 128  # steps over which it is taken
+
 
 def train_step(
     state: State,
@@ -30,12 +33,13 @@ def train_step(
     accumulation: int = 1,
     seed: int = 0,
     ema: float | None = None,
+    spike: float | None = None,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Takes one step on one batch.
 
-    The step counts batches, so it always advances. When the loss, the gradient or the update is not finite, or nothing
-    in the batch counts, parameters, optimizer state and average stay as they were: the last good state survives, and
-    the next batch is tried.
+    The step counts batches, so it always advances. When the step is bad, or nothing in the batch counts, parameters,
+    optimizer state and average stay as they were: the last good state survives, and the next batch is tried. Bad is a
+    loss, gradient or update that is not finite, or a gradient norm above `spike` times the usual one.
 
     Args:
       state: the state before.
@@ -47,11 +51,12 @@ def train_step(
       accumulation: micro-batches; row i is in micro-batch `i % accumulation`.
       seed: of dropout; each step, device and micro-batch has a key of its own.
       ema: decay of the moving average, where the state keeps one.
+      spike: how many times the running mean of the gradient's norm is too much; None: any is fine.
 
     Returns:
       The state after, and float32 scalars: `loss`, `nats` and every other sum, each divided by the count; `count`;
-      `grad_norm` before clipping, `param_norm`, `update_norm`; `learning_rate` where the optimizer tells it; and
-      `finite`, a boolean.
+      `grad_norm` before clipping, `param_norm`, `update_norm`; `learning_rate` where the optimizer tells it; `bad`, how
+      many bad steps there were in a row until this one; and `finite`, a boolean.
 
     Raises:
       ValueError: if the rows cannot be shared equally among the micro-batches, or `ema` does not fit the state.
@@ -72,15 +77,17 @@ def train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     norms = {"grad_norm": optax.tree.norm(gradients), "update_norm": optax.tree.norm(updates)}
     finite = jnp.isfinite(loss) & jnp.isfinite(norms["grad_norm"]) & jnp.isfinite(norms["update_norm"])
+    good = finite & ~_spikes(state.health, norms["grad_norm"], spike)
 
     params = optax.apply_updates(state.params, updates)
     mean = None if state.ema is None else average(state.ema, params, state.step, ema)
-    candidate = State(step=state.step + 1, params=params, opt_state=opt_state, ema=mean)
-    kept = state.replace(step=state.step + 1)
-    chosen = jax.tree.map(lambda new, old: jnp.where(finite & (inverse > 0), new, old), candidate, kept)
+    candidate = State(state.step + 1, params, opt_state, mean, _healthy(state.health, norms["grad_norm"]))
+    kept = state.replace(step=state.step + 1, health=state.health | {"bad": state.health["bad"] + ~good})
+    chosen = jax.tree.map(lambda new, old: jnp.where(good & (inverse > 0), new, old), candidate, kept)
 
     metrics = {name: total * inverse for name, total in sums.items() if name != "count"}
     metrics |= {"loss": loss * inverse, "count": sums["count"], "finite": finite, **norms}
+    metrics["bad"] = jnp.where(good, 0, chosen.health["bad"])
     metrics["param_norm"] = optax.tree.norm(chosen.params)
     rate = optax.tree_utils.tree_get(opt_state, "learning_rate")
     return chosen, metrics if rate is None else metrics | {"learning_rate": rate}
@@ -90,6 +97,18 @@ def evaluation_step(params: Any, batch: Batch, *, loss_fn: LossFunction, axis_na
     """The sums of `loss_fn` without dropout (its key is None), over all devices."""
     _, sums = loss_fn(params, batch, None)
     return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+
+
+def _spikes(health: dict[str, jax.Array], norm: jax.Array, spike: float | None) -> jax.Array:
+    """Whether a gradient's norm is far above what is usual, once that is known."""
+    return jnp.asarray(False) if spike is None else (health["good"] >= SETTLED) & (norm > spike * health["norm"])
+
+
+def _healthy(health: dict[str, jax.Array], norm: jax.Array) -> dict[str, jax.Array]:
+    """After a good step: the mean of all norms so far, later one that forgets over `WINDOW` steps."""
+    good = health["good"] + 1
+    mean = health["norm"] + (norm - health["norm"]) / jnp.minimum(good, WINDOW)
+    return {"norm": mean, "good": good, "bad": jnp.zeros_like(health["bad"])}
 
 
 def _accumulate(loss_fn: LossFunction, params: Any, batch: Batch, key: jax.Array, accumulation: int) -> Any:
