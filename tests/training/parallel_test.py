@@ -138,9 +138,5 @@ def test_a_copy_on_the_host_outlives_later_steps_and_its_memory_is_used_again(ki
     np.testing.assert_array_equal(second, [[0, 2, 4], [6, 8, 10]])
 
 
-def test_every_leaf_of_the_state_has_a_layout():
-    assert parallel._partition("params/decoder/blocks/attention/query/kernel") == jax.sharding.PartitionSpec()
-
-
 if __name__ == "__main__":
     program(Path(sys.argv[1]))
