@@ -116,7 +116,7 @@ def _parse(argv: list[str], check: Callable[[str], None], words: bool) -> list[s
             if argument.startswith("-"):
                 check(argument.lstrip("-").split("=")[0])
         try:
-            program, *rest = flags.FLAGS(argv)
+            program, *rest = flags.FLAGS(_underscored(argv))
         except (flags.Error, ValueError):
             raise
         except Exception as error:  # a recipe is a program, which may fail in any way
@@ -126,6 +126,18 @@ def _parse(argv: list[str], check: Callable[[str], None], words: bool) -> list[s
         if rest and not words:
             raise ValueError(f"unexpected argument {rest[0]!r}: {_advice(rest[0])}")
         return [program, *rest]
+
+
+def _underscored(argv: list[str]) -> list[str]:
+    """Flags by the names that they are defined with, where dashes were written for underscores; not behind `--`."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    found = list(argv)
+    for index, argument in enumerate(argv[:end]):
+        name, equals, value = argument.partition("=")
+        known = name.lstrip("-").replace("-", "_")
+        if name.startswith("--") and name.lstrip("-") not in flags.FLAGS and known in flags.FLAGS:
+            found[index] = f"--{known}{equals}{value}"
+    return found
 
 
 def _advice(argument: str) -> str:

@@ -40,7 +40,14 @@ def define_parallel() -> Callable[[], Devices]:
     rules = flags.DEFINE_string(
         "sharding", "", "Before the built-in rules: how parameters are cut, '*/up/kernel=-,fsdp+tensor;...'."
     )
-    return lambda: Devices(kind.value, meshes.build(mesh.value), sharding.parse(rules.value))
+
+    def read() -> Devices:
+        devices = Devices(kind.value, meshes.build(mesh.value), sharding.parse(rules.value))
+        if kind.value == "pmap":
+            parallel.check_pmap(devices.mesh, devices.rules)
+        return devices
+
+    return read
 
 
 def define_mesh() -> flags.FlagHolder[str]:

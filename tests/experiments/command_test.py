@@ -82,6 +82,13 @@ def test_what_is_no_flag_is_refused_before_main_runs(tmp_path, argument, hint):
     assert "ran" not in process.stdout
 
 
+def test_names_may_be_written_with_dashes_but_not_behind_the_end_of_flags(tmp_path):
+    body = "print(flags.FLAGS.two_words, words)"
+    imports = "os, signal, sys\nfrom absl import flags\nflags.DEFINE_integer('two_words', 0, 'A number.')"
+    process = run(tmp_path, body, "--two-words=3", "--", "--two-words=4", words="words", imports=imports)
+    assert (process.returncode, process.stdout) == (0, "3 ['--two-words=4']\n"), process.stderr
+
+
 def test_what_is_no_flag_reaches_a_script_that_takes_words(tmp_path):
     process = run(
         tmp_path, "print(A.value, words)", "--config.a=3", "--", "sh", "--config.a=4", "config.a=5", words="words"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from launch import FINAL
 from tests.conftest import ROOT
-from transformer.training import metrics
+from transformer.training import exits, metrics
 
 LOCAL = (sys.executable, "-m", "launch.local")
 OPTIONS = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
@@ -192,3 +193,7 @@ def test_two_processes_train_as_one_does(tiny, tmp_path, environment):
     for first, second in zip(*rows, strict=True):
         for name in ("loss", "grad_norm", "param_norm"):  # sums over devices are taken in another order
             assert first[name] == pytest.approx(second[name], rel=1e-5), (first["step"], name)
+
+
+def test_what_is_not_started_again_is_what_would_end_so_again():
+    assert FINAL == (exits.MISTAKE, exits.NOT_FINITE, exits.NOT_SAVED)

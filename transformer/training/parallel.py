@@ -113,8 +113,7 @@ class Pmap:
         self, train_step: Callable, evaluation_step: Callable, mesh: Mesh | None = None, rules: sharding.Rules = ()
     ):
         mesh = meshes.build() if mesh is None else mesh
-        if mesh.shape["data"] != jax.device_count() or rules:
-            raise ValueError("parallel='pmap' has only data parallelism: leave --mesh and --sharding out, or use jit")
+        check_pmap(mesh, rules)
         self.mesh, self.share = mesh, meshes.share(mesh)
         self._replicated = NamedSharding(mesh, PartitionSpec())
 
@@ -158,6 +157,12 @@ class Pmap:
     def layout(self, tree: Any) -> Any:
         """As `Jit.layout`."""
         return jax.tree.map(lambda _: self._replicated, tree)
+
+
+def check_pmap(mesh: Mesh, rules: sharding.Rules = ()) -> None:
+    """Raises ValueError if a mesh shares more than rows, or parameters are to be cut."""
+    if mesh.shape["data"] != jax.device_count() or rules:
+        raise ValueError("parallel='pmap' has only data parallelism: leave --mesh and --sharding out, or use jit")
 
 
 KINDS = {"jit": Jit, "pmap": Pmap}
