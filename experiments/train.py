@@ -63,7 +63,6 @@ PROFILE = flags.DEFINE_boolean("profile", False, "Trace a few steps and print th
 
 
 def main() -> int:
-    distributed.initialize()
     clock, chosen = phases.Phases(), options.read()
     experiment = recipe.build(CONFIG)
     generated.refuse(experiment)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -80,3 +81,24 @@ def test_where_arrays_lie_is_explained_and_mistakes_are_one_line(scripts, tiny, 
     for process, said in zip(refused, mistakes.values(), strict=True):
         assert process.returncode == 2 and said in process.stderr and len(process.stderr.splitlines()) == 1
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_processes_and_another_mesh(script, tiny, tmp_path):
+    train = ["experiments.train", f"--config={tiny / 'recipe.py'}", "--config.model.decoder.dropout=0.0"]
+    train += ["--config.training.accumulation=1", "--config.training.optimizer.schedule=constant"]
+
+    def launch(mesh, steps):
+        command = [sys.executable, "-m", *train, f"--workdir={tmp_path / 'turns'}", mesh]
+        return script(
+            "launch.local", "--processes=2", "--devices=2", "--", *command, f"--config.training.steps={steps}"
+        )
+
+    parts = [launch("--mesh=fsdp=2,tensor=2", 6), launch("--mesh=data=2,fsdp=2", 9)]
+    parts.append(script(*train, f"--workdir={tmp_path / 'turns'}"))
+    whole = script(*train, f"--workdir={tmp_path / 'whole'}")
+    for process in (*parts, whole):
+        assert process.returncode == 0, process.stderr
+    turns, whole = rows(tmp_path / "turns"), rows(tmp_path / "whole")
+    assert [row["step"] for row in turns] == [row["step"] for row in whole]
+    assert [row["loss"] for row in turns] == pytest.approx([row["loss"] for row in whole], rel=1e-4)
