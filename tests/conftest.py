@@ -13,6 +13,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
+# Compiling small models is what takes time; programs that are not optimised round no worse.
+OPTIMISATION = "jax_disable_most_optimizations"
+jax.config.update(OPTIMISATION, True)
+
 # Shells start background jobs with SIGINT ignored, and what tests start would inherit that and never see Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -64,13 +68,11 @@ def get_config():
 
 
 @pytest.fixture
-def quick_to_compile():
-    """Compiling small models is what takes time; programs that are not optimised round no worse."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.read(name)
-    jax.config.update(name, True)
+def optimised():
+    """For tests of what the compiler makes of a program; all others have it do as little as it can."""
+    jax.config.update(OPTIMISATION, False)
     yield
-    jax.config.update(name, before)
+    jax.config.update(OPTIMISATION, True)
 
 
 @pytest.fixture(scope="session", autouse=True)

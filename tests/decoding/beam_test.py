@@ -13,8 +13,6 @@ from transformer.models.config import Attention, Mlp, ModelConfig, Position, Rea
 from transformer.models.transformer import Transformer
 from transformer.nn.tap import Tap
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 VOCAB, STOP = 5, 1
 PROMPTS = ([3, 2, 4], [0])
 SOURCES = ([4, 2, 2, 3, 1], [3, 1])

@@ -17,8 +17,6 @@ VOCAB, CAPACITY = 61, 48
 LENGTHS = (9, 1, 20, 5, 12, 2, 7)
 DRAWN = TopK(30, temperature=2.0)
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 def build(position="rotary", windows=(), **fields):
     attention = Attention(heads=4, kv_heads=2, windows=windows)

@@ -19,8 +19,6 @@ PROMPTS = ([5, 17, 3, 40, 8], [9], [33, 2, 50])
 LENGTH = 14
 UNUSED = 60  # in no output below; a stop token that is there from the start keeps the number of programs down
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 def model_config(vocab=VOCAB, width=16, position="rotary", **fields):
     decoder = Stack(

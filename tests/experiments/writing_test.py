@@ -136,7 +136,7 @@ def probabilities(trained, ids, place, **seen):
     return powers / powers.sum()
 
 
-def test_what_may_fill_each_mask_is_the_likeliest_there(quick_to_compile):
+def test_what_may_fill_each_mask_is_the_likeliest_there():
     trained = run("masked")
     prompt, tokenizer = "one[MASK]two[MASK]", trained.tokenizer
     ids = [tokenizer.end, *tokenizer.encode(prompt, special=True)]
@@ -164,7 +164,7 @@ def test_a_text_without_a_mask_is_refused_also_before_training():
         writing.fillers(bare, "one[MASK]")
 
 
-def test_a_prompt_of_a_prefix_model_sees_itself_in_both_directions(quick_to_compile):
+def test_a_prompt_of_a_prefix_model_sees_itself_in_both_directions():
     trained, encoder = run("prefix"), run("masked")
     prompt, tokenizer = "one two", trained.tokenizer
     ids = [tokenizer.end, *tokenizer.encode(prompt)]
@@ -188,7 +188,7 @@ def test_a_prompt_of_a_prefix_model_sees_itself_in_both_directions(quick_to_comp
 
 
 @pytest.mark.parametrize("kind", ["pairs", "spans"])
-def test_an_encoder_decoder_reads_a_prompt_with_its_end_and_writes_from_its_start(quick_to_compile, kind):
+def test_an_encoder_decoder_reads_a_prompt_with_its_end_and_writes_from_its_start(kind):
     trained, prompt = run(kind), "one<extra_id_0>two"
     tokenizer = trained.tokenizer
     source = [*tokenizer.encode(prompt, special=kind == "spans"), tokenizer.end]

@@ -16,8 +16,6 @@ from tests.interop import cases, folders
 from transformer import inspection, interop
 from transformer.inspection import Capture, Node, Patch
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 def last(logits):
     return logits[:, -1].mean()

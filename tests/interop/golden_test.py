@@ -10,8 +10,6 @@ from tests.interop import digests, folders
 from tests.interop.cases import CASES
 from transformer import interop
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):

@@ -34,7 +34,6 @@ LENGTH = 64
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # theirs
-    pytest.mark.usefixtures("quick_to_compile"),
 ]
 
 

@@ -16,8 +16,6 @@ TRANSFORMER, POOLING, NORMALIZE = (
     {"type": f"sentence_transformers.models.{name}"} for name in ("Transformer", "Pooling", "Normalize")
 )
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):

@@ -15,7 +15,7 @@ from experiments.benchmarks import sizes, training
 from experiments.benchmarks.torch_gpt import GPT, copy_weights
 from transformer import models
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quick_to_compile")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}  # float32 on both sides, with sums in another order
 
