@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.loading import Trained
+from experiments.profiling import PIPE_WIDTH
 from transformer.training import meshes, parallel, sharding
 
 
@@ -70,14 +71,22 @@ def explain(devices: Devices, state: Any, console: Console) -> None:
     """Print where every array of a state is, and how many bytes of it each device has."""
     mesh = devices.mesh or meshes.build()
     placements = sharding.explain(mesh, state, devices.rules)
-    table = Table("array", "shape", "cut by", "MB per device")
+    table = Table("array", "shape", "cut by", "on each device")
     for placed in placements:
         cuts = ", ".join(
             "-" if cut is None else "+".join((cut,) if isinstance(cut, str) else cut) for cut in placed.spec
         )
-        table.add_row(placed.path, str(list(placed.shape)), cuts or "-", f"{placed.bytes / 1e6:,.3f}")
+        table.add_row(placed.path, str(list(placed.shape)), cuts or "-", amount(placed.bytes))
+    if not console.is_terminal:
+        console.width = max(console.width, PIPE_WIDTH)
     console.print(table)
     sizes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items() if size > 1) or "one device"
     whole = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     own = sum(placed.bytes for placed in placements)
-    console.print(f"mesh {sizes}: {own / 1e6:,.1f} MB per device of {whole / 1e6:,.1f} MB in all")
+    console.print(f"mesh {sizes}: {amount(own)} on each device, {amount(whole)} in all")
+
+
+def amount(size: float) -> str:
+    """Bytes in words."""
+    unit, scale = next((item for item in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if size >= item[1]), ("B", 1))
+    return f"{size / scale:,.{0 if unit == 'B' else 2}f} {unit}"

@@ -24,6 +24,7 @@ from absl import flags
 from rich.table import Table
 
 from experiments import command, recipe, running, writing
+from experiments.devices import amount
 from experiments.experiment import Experiment
 from launch import collectives, machines
 from launch.estimate import Estimate, estimate
@@ -217,12 +218,6 @@ def _times(experiment: Experiment, machine: machines.Machine, state: float, sent
         f"assumed and fully used: {chip.flops / 1e12:,.0f} TFLOP/s in bfloat16, {chip.bandwidth / 1e9:,.0f} GB/s from "
         f"memory, {chip.network / 1e9:,.0f} GB/s each way between devices; at most {tokens / floor:,.0f} tokens/s"
     )
-
-
-def amount(size: float) -> str:
-    """Bytes in words."""
-    unit, scale = next((item for item in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if size >= item[1]), ("B", 1))
-    return f"{size / scale:,.{0 if unit == 'B' else 2}f} {unit}"
 
 
 def _splashes(experiment: Experiment, mesh: jax.sharding.Mesh) -> bool:

@@ -76,7 +76,7 @@ def test_where_arrays_lie_is_explained_and_mistakes_are_one_line(scripts, tiny, 
     explained, mapped, *refused = scripts(requests, devices=4)
     assert explained.returncode == 0, explained.stderr
     assert "params/decoder/blocks/mlp/up/kernel" in explained.stdout and "-, fsdp, tensor" in explained.stdout
-    assert "per device of" in explained.stdout and not (tmp_path / "run").exists()
+    assert "on each device, " in explained.stdout and not (tmp_path / "run").exists()
     assert mapped.returncode == 2 and "pmap' has only data parallelism" in mapped.stderr
     for process, said in zip(refused, mistakes.values(), strict=True):
         assert process.returncode == 2 and said in process.stderr and len(process.stderr.splitlines()) == 1
