@@ -31,6 +31,9 @@ class Devices:
         return parallel.build(self.kind, train_step, evaluation_step, self.mesh, self.rules)
 
 
+DEFAULT = Devices()
+
+
 def define_parallel() -> Callable[[], Devices]:
     """Flags of a program that trains; what is returned reads them.
 

@@ -121,7 +121,7 @@ class Run(running.Run):
         corpus: data.Corpus | data.Bitext,
         workdir: Path,
         console: Console,
-        shared: devices.Devices,
+        shared: devices.Devices = devices.DEFAULT,
         chosen: options.Options = options.DEFAULT,
         clock: phases.Phases | None = None,
     ):

@@ -15,6 +15,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = ("attention_explained", "intervene", "mole", "quickstart", "scaling")
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 EXTRAS = ("ipykernel", "matplotlib", "nbclient", "nbformat")
+LONG = ("intervene", "mole")  # what they show has tests of its own
 LONGEST = 30  # lines of a cell of code
 FIGURES = 3  # at least, in every notebook
 
@@ -112,7 +113,10 @@ def check(cells):
             assert ["".join(data.get("text/html", ""))[:7] for data in shown] == ["<iframe"], source
 
 
-@every_notebook
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in LONG), id=path.stem) for path in NOTEBOOKS],
+)
 def test_it_runs(execute, path):
     check(execute(path))
 

@@ -39,8 +39,8 @@ def test_the_loop_holds_one_cache():
     assert memory.temp_size_in_bytes < size / 2
 
 
-@pytest.mark.parametrize("depth", [24, 2])
-@pytest.mark.parametrize("windows", [(), (4, 0)])
+@pytest.mark.parametrize("depth", [24, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("windows", [(), pytest.param((4, 0), marks=pytest.mark.slow)])
 def test_the_loop_does_not_copy_all_parameters(monkeypatch, windows, depth):
     monkeypatch.setattr(loop, "UNROLLED_DEPTH", depth)
     loop.prepare.clear_cache(), loop.advance.clear_cache()

@@ -25,7 +25,7 @@ def compare(imported):
 def write(folder, rate, seed, losses):
     """A run that measured `losses` at its steps."""
     config = {"seed": seed, "training": {"optimizer": {"learning_rate": rate, "warmup": 0}}, "prompts": []}
-    state = training.State(step=np.int32(1), params={"w": np.zeros(1)}, opt_state={}, ema=None)
+    state = training.State(step=np.int32(1), params={"w": np.zeros(1)}, opt_state={}, ema=None, health={})
     with training.Checkpoints(folder) as checkpoints:
         checkpoints.save(state, {"config": config, "data": {}})
     with metrics.Writer(folder) as writer:

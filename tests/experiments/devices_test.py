@@ -42,6 +42,7 @@ def meshes(scripts, tiny, tmp_path_factory):
     return folder, done
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_no_loss(meshes):
     folder, _ = meshes
     cut, shared = rows(folder / "cut"), rows(folder / "shared")
@@ -49,6 +50,7 @@ def test_a_mesh_changes_no_loss(meshes):
     assert cut[-1]["validation_loss"] == pytest.approx(shared[-1]["validation_loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_mesh(meshes):
     folder, _ = meshes
     turns, whole = rows(folder / "turns"), rows(folder / "whole")
@@ -56,6 +58,7 @@ def test_a_run_goes_on_with_another_mesh(meshes):
     assert [row["loss"] for row in turns] == pytest.approx([row["loss"] for row in whole], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_measured_and_writes_on_a_mesh(meshes):
     folder, (*_, evaluated, on_mesh, alone) = meshes
     assert json.loads(evaluated.stdout)["loss"] == pytest.approx(rows(folder / "cut")[-1]["validation_loss"], rel=1e-5)

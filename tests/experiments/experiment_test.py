@@ -86,7 +86,7 @@ def test_what_a_tree_leaves_out_has_its_default():
 
 def test_every_field_that_may_be_none_is_known():
     names = {path[-1] for path, _ in OPTIONAL}
-    expected = "kv_heads head_width scale softcap width output clip ema folder magnitude initial"
+    expected = "kv_heads head_width scale softcap width output clip ema folder magnitude initial spike"
     expected += " source target validation"
     assert set(expected.split()) == names
 
@@ -94,7 +94,7 @@ def test_every_field_that_may_be_none_is_known():
 @pytest.mark.parametrize(("path", "kind"), OPTIONAL, ids=[".".join(path) for path, _ in OPTIONAL])
 @pytest.mark.parametrize("start", [PLAIN, FULL], ids=["from default", "from value"])
 def test_every_field_that_may_be_none_can_be_set_and_unset(start, path, kind):
-    value = {int: 2, float: 0.25, str: "folder"}[without_none(kind)]
+    value = 4.0 if path[-1] == "spike" else {int: 2, float: 0.25, str: "folder"}[without_none(kind)]
     for wanted in (value, None, value):
         tree = (PAIRED if "pairs" in path else start).mutable()
         node = looked_up(tree, path[:-1])

@@ -70,6 +70,7 @@ def shown(side):
     return [token["text"] for token in side["tokens"]]
 
 
+@pytest.mark.slow
 def test_pages_of_all_three_kinds_of_models(scripts, made, t5, bert, tmp_path):
     asked = {
         "run": [f"--workdir={made.workdir}", "--text=one </script><!--", "--text=two é", "--step=1"],

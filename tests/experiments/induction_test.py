@@ -166,6 +166,7 @@ def test_the_first_step_that_reached_the_mark_is_found(induction):
     assert induction.best({f"heads/decoder/{name}": value for name, value in values.items()}, 1, "induction") == 0.3
 
 
+@pytest.mark.slow
 def test_a_run_that_went_on_is_measured_as_one_that_did_not_and_other_scripts_open_it(scripts, tmp_path):
     pictured = importlib.util.find_spec("matplotlib") is not None
     plot = tmp_path / "plots" / "picture.svg"

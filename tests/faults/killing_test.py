@@ -41,7 +41,7 @@ def lines(workdir):
     return [{name: value for name, value in row.items() if name not in TIMED} for row in metrics.read(workdir)]
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.slow)])  # 20: some minutes
+@pytest.mark.parametrize("count", [1, pytest.param(20, marks=pytest.mark.slow)])  # 20: some minutes
 def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_was_not(lives, tmp_path, table, count):
     chance = random.Random(count)
     # Lines are written at every save, so that most moments are within one.
@@ -50,7 +50,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_was_not(lives, 
     begin = time.monotonic()
     ends = lives("killed", moments)
     seconds = time.monotonic() - begin
-    assert ends[-1] == 0 and ends.count(-signal.SIGKILL) >= count // 2  # a moment may come after the end
+    assert ends[-1] == 0 and ends.count(-signal.SIGKILL) >= max(1, count // 2)  # a moment may come after the end
     whole, killed = (load_params(tmp_path / name) for name in ("whole", "killed"))
     assert whole.step == killed.step == STEPS
     jax.tree.map(np.testing.assert_array_equal, killed.state, whole.state)

@@ -35,6 +35,7 @@ def everything(model, params, tokens, arguments, role):
     return {**taps, "patched": patched, "swept": swept, "path": path, **effects}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("roles, role", [("encoder", "encoder"), ("encoder and decoder", "decoder")])
 def test_bfloat16_is_float32_but_for_rounding(build, roles, role):
     whole, params, tokens, arguments = build(roles)
@@ -120,6 +121,7 @@ def on_a_mesh():
     assert len(found["decoder/0/pattern"].sharding.device_set) == 4
 
 
+@pytest.mark.slow
 def test_a_sharded_mesh_gives_the_numbers_of_one_device(environment):
     root = str(Path(inspection.__file__).parents[2])
     program = "from tests.inspection.everywhere_test import on_a_mesh; on_a_mesh()"

@@ -72,6 +72,7 @@ def test_a_plan_is_what_the_run_then_holds(tiny):
     assert {"all-gather", "all-reduce"} <= {kind for kind, *_ in found["sent"]}
 
 
+@pytest.mark.slow
 def test_what_is_printed(tiny):
     arguments = (f"--config={tiny / 'recipe.py'}", "--topology=h100:4", "--search", "--config.training.accumulation=1")
     done = run(["-m", "launch.plan"], tiny, *arguments)

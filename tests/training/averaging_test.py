@@ -9,7 +9,8 @@ import pytest
 
 from transformer.training import averaging, state
 from transformer.training.averaging import average_checkpoints
-from transformer.training.checkpoints import FOLDER, Checkpoints, load_params
+from transformer.training.checkpoints import FOLDER, Checkpoints
+from transformer.training.restoring import load_params
 
 # Reads of damaged files that Orbax gives up leave callbacks behind, for an event loop that is gone.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -27,7 +28,7 @@ def save(workdir, trees, keep=9, losses=None, ema=None):
     """A checkpoint for each step of `trees`; the recipe says which."""
     with Checkpoints(workdir, keep=keep) as checkpoints:
         for step, tree in trees.items():
-            saved = state.State(step=np.int32(step), params=tree, opt_state={}, ema=ema and ema[step])
+            saved = state.State(step=np.int32(step), params=tree, opt_state={}, ema=ema and ema[step], health={})
             checkpoints.save(saved, {"of": step}, (losses or {}).get(step))
 
 

@@ -135,8 +135,6 @@ def program(everything):
         generate_and_inspect("data=2,fsdp=2,tensor=2")
         return
     compare("decoder", ("data=2,sequence=2,tensor=2",), {"accumulation": 2, "chunk": 16})
-    compare("both", ("fsdp=4,tensor=2",), {})
-    compare("bounded", ("data=2,expert=2,tensor=2",), {})
     generate_and_inspect("data=2,fsdp=2,tensor=2")
 
 

@@ -56,11 +56,11 @@ def prediction(
       sum of weights, and `nats`, the weighted negative log-likelihood without smoothing and z-loss; for a model with
       experts also what `of_routers` gives, whose losses are part of the sum.
     """
-    mixtures = routers(model.config)
-    capture = [f"{role}/{layer}/mlp/router" for role in mixtures for layer in range(getattr(model.config, role).depth)]
 
     def loss_fn(params: dict, batch: Mapping[str, jax.Array], key: jax.Array | None):
-        tap = Tap(capture)
+        mixtures = routers(model.config)
+        depths = {role: getattr(model.config, role).depth for role in mixtures}
+        tap = Tap([f"{role}/{layer}/mlp/router" for role, depth in depths.items() for layer in range(depth)])
         features, _ = model.apply(
             {"params": params},
             batch["inputs"],
