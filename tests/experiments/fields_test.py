@@ -235,7 +235,7 @@ def program(run):
 
     from transformer import data
 
-    state = jax.eval_shape(run._initial)
+    state = jax.eval_shape(run.steps.init)
     batch = next(data.batches(run.corpus, batch_size=run.experiment.training.batch_size, seed=0))
     return jax.jit(run.parallel._train_step).lower(state, jax.tree.map(jnp.asarray, batch)).as_text()
 
@@ -255,7 +255,7 @@ def written(run, where):
         return state.replace(step=state.step + 1), {**numbers, "finite": jnp.asarray(not bad), "bad": jnp.int32(bad)}
 
     utilisation.peak = lambda: 1e12
-    run.state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run._initial))
+    run.state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run.steps.init))
     run.parallel.train, run.parallel.evaluate = train, lambda params, batch: {"nats": 1.0, "count": 1.0}
     asked = []
     if where == "fingerprints":

@@ -263,10 +263,10 @@ def test_a_served_page_shows_the_prediction_before_any_change(visit, serve, samp
     tab.locator("#text .arcs .word").last.click()
     known = tab.locator("#next tbody tr").evaluate_all("rows => rows.map(row => row.cells[2].innerText)")
     assert tab.locator("#change tbody tr").evaluate_all("rows => rows.map(row => row.cells[2].innerText)") == known
-    heights = [tab.evaluate(HEIGHT)]
+    height = tab.evaluate(HEIGHT)
     tab.get_by_role("button", name="set to zero").click()
     tab.get_by_text("0.1250 nats").wait_for()
-    assert heights == [tab.evaluate(HEIGHT)]
+    assert abs(tab.evaluate(HEIGHT) - height) <= 1  # browsers round what is laid out in fractions; a line has 20
 
 
 def test_texts_of_different_sources_are_changed_apart(visit, serve, sample):
