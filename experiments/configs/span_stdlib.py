@@ -22,10 +22,10 @@ def get_config():
         model=ModelConfig(vocab=2048, width=192, length=256, unroll=3, encoder=stack, decoder=stack),
         data=Data(length=256, objective=Objective("spans"), segments=True, tokenizer=Tokenizer(vocab=2048)),
         training=Training(
-            steps=1500,
+            steps=500,
             batch_size=8,
-            evaluate_every=500,
-            checkpoint_every=500,
+            evaluate_every=250,
+            checkpoint_every=250,
             optimizer=Optimizer(name="muon", learning_rate=5e-3, warmup=50, weight_decay=0.05),
         ),
         prompts=("import os\n\ndef main<extra_id_0>:\n    return os.path.join(root, name)\n",),
