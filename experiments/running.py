@@ -207,7 +207,10 @@ def removed_if_refused(workdir: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if new and not isinstance(error, InUse) and not jax.process_index():  # otherwise it is another's by now
+        saved = any((workdir / training.CHECKPOINTS).glob("*"))
+        if (
+            new and not saved and not isinstance(error, InUse) and not jax.process_index()
+        ):  # else it is another's by now
             shutil.rmtree(workdir, ignore_errors=True)
         with suppress(OSError):  # not there, or in use by another run meanwhile
             for parent in new[1:]:

@@ -21,3 +21,11 @@ def test_what_a_refused_run_made_goes(tmp_path):
     with pytest.raises(ValueError, match="no corpus"), running.removed_if_refused(workdir), running.locked(workdir):
         raise ValueError("no corpus")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_saved_there_meanwhile_stays(tmp_path):
+    late = tmp_path / "new" / "checkpoints" / "208"
+    with pytest.raises(ValueError, match="no intact"), running.removed_if_refused(tmp_path / "new"):
+        late.mkdir(parents=True)
+        raise ValueError("no intact checkpoint")
+    assert late.is_dir()
