@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parents[1] / "experiments" / "configs"
 SIZES = {
     ("bert_base", None): 109_514_298 - 2 * 768,
     ("gpt2_small", None): 124_439_808,
+    ("gpt3_175b", None): 174_604_259_328,
     ("induction", None): 45_248,
     ("mlm_stdlib", None): 2_164_416,
     ("reverse", "sinusoidal"): 248_320,
