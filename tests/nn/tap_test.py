@@ -11,7 +11,7 @@ from transformer.models.config import Attention, ModelConfig, Stack
 from transformer.models.transformer import Transformer
 from transformer.nn.tap import MODES, SITES, Patch, Tap, Taps, in_forward_order, match, split
 
-SIZES = {"B": 2, "T": 3, "S": 4, "H": 4, "G": 2, "K": 5, "D": 6, "F": 7, "V": 8}
+SIZES = {"B": 2, "T": 3, "S": 4, "H": 4, "G": 2, "K": 5, "D": 6, "F": 7, "V": 8, "N": 9}
 NAMES = ("decoder/embedding", "decoder/0/pattern", "decoder/1/pattern", "decoder/1/mlp/inner", "logits")
 
 

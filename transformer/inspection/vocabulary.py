@@ -122,7 +122,7 @@ def _seen(config: ModelConfig, params, layer: jax.Array, ids: jax.Array) -> jax.
     """What a layer's attention reads of tokens `[N]`, had nothing been written before it: `[N, D]` in float32."""
     role, stack = read_out(config)
     own, norm = params[role], lambda params, x: Normalize(config, stack.norm).apply({"params": params}, x)
-    x = Embedding(config).apply({"params": params["embedding"]}, ids).astype(jnp.float32)
+    x = Embedding(config).apply({"params": params["embedding"]}, ids[None])[0].astype(jnp.float32)
     x = norm(own["embedding_norm"], x) if stack.embedding_norm else x
     if stack.norm_placement != "post":
         return norm(_layer(own["blocks"]["attention_norm"], layer), x)

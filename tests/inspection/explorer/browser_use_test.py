@@ -174,7 +174,10 @@ def test_a_browser_that_cannot_inflate_is_told_so(browser, sample, tmp_path):
 
 @pytest.fixture
 def serve(sample):
-    """`serve(data)`: the address of a page with a model behind it that answers by rote, and what it was asked."""
+    """`serve(data)`: the address of a page with a model behind it that answers by rote, and what it was asked.
+
+    Tests name it before `visit`, so that it answers until their pages are closed.
+    """
     asked = []
 
     def intervene(request):
@@ -213,7 +216,7 @@ def serve(sample):
         yield start
 
 
-def test_a_served_page_changes_heads_and_shows_what_follows(visit, serve, sample):
+def test_a_served_page_changes_heads_and_shows_what_follows(serve, visit, sample):
     url, asked = serve(sample.data)
     tab = visit(url=url, expected="400 (Bad Request)")
     tab.get_by_role("button", name="set to zero").click()
@@ -232,7 +235,7 @@ def test_a_served_page_changes_heads_and_shows_what_follows(visit, serve, sample
     tab.get_by_text("75.0 %").wait_for()
 
 
-def test_a_served_page_fetches_detail_and_other_texts(visit, serve, sample):
+def test_a_served_page_fetches_detail_and_other_texts(serve, visit, sample):
     url, asked = serve(sample.data)
     tab = visit(url=url)
     choose(tab, "layer", 0)
@@ -245,7 +248,7 @@ def test_a_served_page_fetches_detail_and_other_texts(visit, serve, sample):
     assert tab.get_by_role("button", name="set to zero").is_visible()
 
 
-def test_a_served_page_keeps_its_selection_over_other_texts(visit, serve, sample):
+def test_a_served_page_keeps_its_selection_over_other_texts(serve, visit, sample):
     tab = visit(url=serve(sample.data)[0])
     chosen = {"attention": "decoder/cross", "layer": "1", "head": "3"}
     for label, value in chosen.items():
@@ -258,7 +261,7 @@ def test_a_served_page_keeps_its_selection_over_other_texts(visit, serve, sample
     assert tab.locator("#pattern input[value=scaled]").is_checked()
 
 
-def test_a_served_page_shows_the_prediction_before_any_change(visit, serve, sample):
+def test_a_served_page_shows_the_prediction_before_any_change(serve, visit, sample):
     tab = visit(url=serve(sample.data)[0])
     tab.locator("#text .arcs .word").last.click()
     known = tab.locator("#next tbody tr").evaluate_all("rows => rows.map(row => row.cells[2].innerText)")
@@ -269,7 +272,7 @@ def test_a_served_page_shows_the_prediction_before_any_change(visit, serve, samp
     assert abs(tab.evaluate(HEIGHT) - height) <= 1  # browsers round what is laid out in fractions; a line has 20
 
 
-def test_texts_of_different_sources_are_changed_apart(visit, serve, sample):
+def test_texts_of_different_sources_are_changed_apart(serve, visit, sample):
     texts = [{**sample.data["texts"][0], "text": "target", "source": source} for source in ("this", "that")]
     url, asked = serve({**sample.data, "texts": texts, "similarity": []})
     tab = visit(url=url)
@@ -285,7 +288,7 @@ def test_texts_of_different_sources_are_changed_apart(visit, serve, sample):
     assert tab.get_by_label("as in").input_value() == "0"
 
 
-def test_a_change_names_the_token_of_its_own_attention(visit, serve, sample):
+def test_a_change_names_the_token_of_its_own_attention(serve, visit, sample):
     first, second = sample.data["texts"]
     encoder = {**second["attentions"][0], "name": "encoder", "queries": "encoder", "keys": "encoder"}
     sides = {**first["sides"], "encoder": second["sides"]["decoder"]}  # of fewer tokens
