@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer.ops.products import matmul
 from transformer.ops.sharding import mesh_sizes
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def project(
     if mesh_sizes():
         out = jnp.tensordot(x, kernel, inputs, preferred_element_type=dtype)
     else:
-        out = jnp.matmul(x.reshape(-1, width), kernel.reshape(width, -1), preferred_element_type=dtype)
+        out = matmul(x.reshape(-1, width), kernel.reshape(width, -1), dtype)
         out = out.reshape(*leading, *kernel.shape[inputs:])
     return out if bias is None else out + bias
 

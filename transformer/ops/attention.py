@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from transformer.ops import fused, sharding
 from transformer.ops.chunked import chunked_attention
 from transformer.ops.masks import Mask
+from transformer.ops.products import matmul
 
 Observe = Callable[[str, jax.Array], jax.Array]
 
@@ -49,8 +50,9 @@ def scores(
     batch, length, heads, width = query.shape
     groups = key.shape[2]
     # Heads come first, as on paper: products over the last two axes are several times faster on CPUs.
-    grouped = query.reshape(batch, length, groups, heads // groups, width).transpose(0, 2, 3, 1, 4)
-    products = jnp.einsum("BGRTK,BGSK->BGRTS", grouped, key.swapaxes(1, 2), preferred_element_type=jnp.float32)
+    grouped = query.reshape(batch, length, groups, -1, width).transpose(0, 2, 3, 1, 4)
+    grouped = grouped.reshape(batch, groups, -1, width)
+    products = matmul(grouped, key.swapaxes(1, 2), jnp.float32, transposed=True)
     out = products.reshape(batch, heads, length, key.shape[1]) * (width**-0.5 if scale is None else scale)
     if softcap is not None:
         out = softcap * jnp.tanh(out / softcap)
@@ -88,9 +90,8 @@ def mix(weights: jax.Array, value: jax.Array) -> jax.Array:
     """Each query's weighted sum of values: `[B, H, T, S]` and `[B, S, G, K]` to `[B, T, H, K]`, in value's dtype."""
     batch, heads, length, keys = weights.shape
     groups, width = value.shape[2:]
-    grouped = weights.reshape(batch, groups, heads // groups, length, keys).astype(value.dtype)
-    mixed = jnp.einsum("BGRTS,BGSK->BGRTK", grouped, value.swapaxes(1, 2))
-    return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
+    mixed = matmul(weights.reshape(batch, groups, -1, keys).astype(value.dtype), value.swapaxes(1, 2))
+    return mixed.reshape(batch, heads, length, width).swapaxes(1, 2)
 
 
 def attend(

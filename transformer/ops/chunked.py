@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.ops.masks import Mask
+from transformer.ops.products import matmul
 
 QUERIES = 512
 KEYS = 512
@@ -237,7 +238,7 @@ def _at(blocks: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def _product(left: jax.Array, right: jax.Array) -> jax.Array:
-    return jnp.matmul(left, right, preferred_element_type=jnp.float32)
+    return matmul(left, right, jnp.float32)
 
 
 def _blocks(array: jax.Array, size: int) -> jax.Array:

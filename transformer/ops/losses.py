@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from transformer.ops.products import matmul
+
 
 class Loss(NamedTuple):
     """Float32 scalars that add up over batches and devices: mean `sum / count`, perplexity `exp(nats / count)`.
@@ -144,7 +146,7 @@ def _chunked(readout, hidden, table, bias, targets, weights) -> Loss:
     """`[N, D]`, `[V, D]`, `[V]` or None, `[N]` and `[N]` to the loss, without a gradient."""
 
     def one(hidden, targets, weights):
-        return readout.loss(_product("ND,VD->NV", hidden, table), bias, targets, weights), ()
+        return readout.loss(_product(hidden, table, transposed=True), bias, targets, weights), ()
 
     return _over_chunks(one, readout.chunk, hidden, targets, weights)[0]
 
@@ -155,16 +157,16 @@ def _forward(readout, hidden, table, bias, targets, weights):
         return loss.sum, loss
 
     def one(hidden, targets, weights):
-        products = _product("ND,VD->NV", hidden, table)
+        products = _product(hidden, table, transposed=True)
         slopes, loss = jax.grad(loss_of, argnums=(0, 1, 2), has_aux=True)(products, bias, weights, targets)
         by_products, by_bias, by_weights = slopes
         by_products = by_products.astype(_operand(hidden, table))
-        by_hidden = _product("NV,VD->ND", by_products, table).astype(hidden.dtype)
-        by_table = _product("NV,ND->VD", by_products, hidden)
-        return (loss, by_table, by_bias), (by_hidden, by_weights)
+        by_hidden = _product(by_products, table).astype(hidden.dtype)
+        by_turned = _product(hidden.T, by_products)  # [D, V], as the other way round the larger one would be copied
+        return (loss, by_turned, by_bias), (by_hidden, by_weights)
 
-    (loss, by_table, by_bias), (by_hidden, by_weights) = _over_chunks(one, readout.chunk, hidden, targets, weights)
-    return loss, (by_hidden, by_table.astype(table.dtype), by_bias, by_weights)
+    (loss, by_turned, by_bias), (by_hidden, by_weights) = _over_chunks(one, readout.chunk, hidden, targets, weights)
+    return loss, (by_hidden, by_turned.astype(table.dtype).T, by_bias, by_weights)
 
 
 def _backward(readout, gradients, cotangents):
@@ -203,9 +205,9 @@ def _operand(left: jax.Array, right: jax.Array) -> jnp.dtype:
     return jnp.dtype(jnp.bfloat16 if both else jnp.float32)
 
 
-def _product(contraction: str, left: jax.Array, right: jax.Array) -> jax.Array:
+def _product(left: jax.Array, right: jax.Array, transposed: bool = False) -> jax.Array:
     dtype = _operand(left, right)
-    return jnp.einsum(contraction, left.astype(dtype), right.astype(dtype), preferred_element_type=jnp.float32)
+    return matmul(left.astype(dtype), right.astype(dtype), jnp.float32, transposed=transposed)
 
 
 def _float_weights(weights: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:

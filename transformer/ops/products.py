@@ -1,0 +1,76 @@
+"""Matrix products, in bfloat16 by the instructions that processors have for it.
+
+XLA for CPUs multiplies bfloat16 natively where sums are asked for in float32 and the last axis of the left operand is
+contracted with one of the right operand's last two, as they lie in memory; anything else it converts to float32 first.
+On two cores with AMX, 3,072 x 384 by 384 x 1,536 takes 5.4 ms natively, 28.6 ms as a product that is asked for in
+bfloat16 and 16.6 ms in float32; the gradient of its matrix 9.8 instead of 24.7 ms, transposed copy included. GPUs and
+TPUs always sum in float32, so there nothing changes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
+
+from transformer.ops.sharding import mesh_sizes
+
+
+def matmul(
+    left: jax.Array, right: jax.Array, dtype: jnp.dtype | None = None, *, transposed: bool = False
+) -> jax.Array:
+    """`[..., M, K] x [..., K, N] -> [..., M, N]` with the same leading axes; gradients have the operands' dtype.
+
+    Args:
+      left, right: the operands.
+      dtype: of the sums and of the result; None: the operands'. bfloat16 is summed in float32 and rounded.
+      transposed: `right` is `[..., N, K]`.
+    """
+    if left.dtype != jnp.bfloat16 or right.dtype != jnp.bfloat16:
+        return jnp.matmul(left, right.mT if transposed else right, preferred_element_type=dtype)
+    return _matmul(jnp.dtype(dtype or left.dtype), transposed, left, right)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _matmul(dtype: jnp.dtype, transposed: bool, left: jax.Array, right: jax.Array) -> jax.Array:
+    return _product(dtype, left, right, transposed)
+
+
+def _forward(dtype: jnp.dtype, transposed: bool, left: jax.Array, right: jax.Array) -> tuple:
+    return _matmul(dtype, transposed, left, right), (left, right)
+
+
+def _backward(dtype: jnp.dtype, transposed: bool, operands: tuple, slope: jax.Array) -> tuple:
+    left, right = operands
+    slope = slope.astype(left.dtype)
+    by_left = _product(left.dtype, slope, right, not transposed)
+    if left.ndim > 2 and left.shape[-1] > slope.shape[-1]:  # the smaller one is copied
+        by_right = _product(right.dtype, slope.mT, left)
+        return by_left, by_right if transposed else by_right.mT
+    by_right = _product(right.dtype, left.mT, slope)
+    return by_left, by_right.mT if transposed else by_right
+
+
+_matmul.defvjp(_forward, _backward)
+
+
+@partial(jax.jit, static_argnums=(0, 3), inline=True)
+def _product(dtype: jnp.dtype, left: jax.Array, right: jax.Array, transposed: bool = False) -> jax.Array:
+    leading = tuple(range(left.ndim - 2))
+    contracted = (left.ndim - 1,), (right.ndim - (1 if transposed else 2),)
+    product = partial(jax.lax.dot_general, dimension_numbers=(contracted, (leading, leading)))
+
+    def native(left: jax.Array, right: jax.Array) -> jax.Array:
+        out = product(_row_major(left), _row_major(right), preferred_element_type=jnp.float32)
+        # XLA makes one product of batched matrices and their transposition, which then it cannot compute.
+        return (_row_major(out) if leading else out).astype(dtype)
+
+    plain = partial(product, preferred_element_type=dtype)
+    return plain(left, right) if mesh_sizes() else jax.lax.platform_dependent(left, right, cpu=native, default=plain)
+
+
+def _row_major(x: jax.Array) -> jax.Array:
+    """With the numbers of the last axis side by side in memory, even if that takes a copy."""
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
