@@ -46,8 +46,8 @@ class Cache:
         rows = jnp.arange(key.shape[0])[:, None]
         slots = self.length[:, None] + jnp.arange(key.shape[1])
         return self.replace(
-            key=_share(self.key.at[layer, rows, slots].set(key.astype(self.key.dtype), mode="drop")),
-            value=_share(self.value.at[layer, rows, slots].set(value.astype(self.value.dtype), mode="drop")),
+            key=_share(_put(self.key, (layer, rows, slots), key)),
+            value=_share(_put(self.value, (layer, rows, slots), value)),
         )
 
     def write_source(self, layer: jax.Array, key: jax.Array, value: jax.Array) -> Cache:
@@ -56,6 +56,18 @@ class Cache:
             cross_key=_share(self.cross_key.at[layer].set(key.astype(self.cross_key.dtype))),
             cross_value=_share(self.cross_value.at[layer].set(value.astype(self.cross_value.dtype))),
         )
+
+
+def _put(array: jax.Array, index: tuple, new: jax.Array) -> jax.Array:
+    """`array` with `new` at an index, and nothing where that is outside of it.
+
+    bfloat16 is written as integers: XLA for CPUs would convert all of it to float32 and back at every token.
+    """
+    new = new.astype(array.dtype)
+    if array.dtype != jnp.bfloat16:
+        return array.at[index].set(new, mode="drop")
+    bits = [jax.lax.bitcast_convert_type(x, jnp.uint16) for x in (array, new)]
+    return jax.lax.bitcast_convert_type(bits[0].at[index].set(bits[1], mode="drop"), jnp.bfloat16)
 
 
 def _share(array: jax.Array) -> jax.Array:

@@ -78,8 +78,8 @@ class Unembedding(nn.Module):
     def __call__(self, features: jax.Array, table: jax.Array) -> jax.Array:
         """`[B, T, D]` and the embedding table `[V, D]` to float32 logits `[B, T, V]`."""
         readout = self.config.readout
-        kernel = table.T if readout.tied else self.kernel
-        logits = project(features, kernel.astype(features.dtype), dtype=jnp.float32)
+        kernel = (table if readout.tied else self.kernel).astype(features.dtype)
+        logits = project(features, kernel, dtype=jnp.float32, transposed=readout.tied)
         logits = constrain(logits, "rows", "residual", None)
         if readout.bias:
             logits = logits + self.bias.astype(jnp.float32)

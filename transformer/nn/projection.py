@@ -23,21 +23,27 @@ def standard_deviation(init: Init, inputs: int, outputs: int) -> float:
 
 
 def project(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, inputs: int = 1, dtype: jnp.dtype | None = None
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None = None,
+    *,
+    inputs: int = 1,
+    dtype: jnp.dtype | None = None,
+    transposed: bool = False,
 ) -> jax.Array:
     """Contract the last `inputs` axes of x with the first ones of kernel: `[..., I] x [I, O] -> [..., O]`.
 
     Everything is flattened to two dimensions first: the weight gradient of a `[B, T, D]` product is up to twice as slow
     on CPUs as that of a `[B * T, D]` one. Not so on a mesh, where rows and positions may both be shared among devices,
-    and an axis made of them could not be. `dtype` is that of the sums, None that of x.
+    and an axis made of them could not be. `dtype` is that of the sums, None that of x;
+    `transposed` says that kernel is `[O, I]`.
     """
-    width = math.prod(kernel.shape[:inputs])
-    leading = x.shape[: x.ndim - inputs]
+    leading, width = x.shape[: x.ndim - inputs], math.prod(x.shape[x.ndim - inputs :])
     if mesh_sizes():
-        out = jnp.tensordot(x, kernel, inputs, preferred_element_type=dtype)
+        out = jnp.tensordot(x, kernel.T if transposed else kernel, inputs, preferred_element_type=dtype)
     else:
-        out = matmul(x.reshape(-1, width), kernel.reshape(width, -1), dtype)
-        out = out.reshape(*leading, *kernel.shape[inputs:])
+        matrix, outputs = (kernel, kernel.shape[:1]) if transposed else (kernel.reshape(width, -1), kernel.shape[inputs:])
+        out = matmul(x.reshape(-1, width), matrix, dtype, transposed=transposed).reshape(*leading, *outputs)
     return out if bias is None else out + bias
 
 
