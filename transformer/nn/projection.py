@@ -42,7 +42,8 @@ def project(
     if mesh_sizes():
         out = jnp.tensordot(x, kernel.T if transposed else kernel, inputs, preferred_element_type=dtype)
     else:
-        matrix, outputs = (kernel, kernel.shape[:1]) if transposed else (kernel.reshape(width, -1), kernel.shape[inputs:])
+        outputs = kernel.shape[:1] if transposed else kernel.shape[inputs:]
+        matrix = kernel if transposed else kernel.reshape(width, -1)
         out = matmul(x.reshape(-1, width), matrix, dtype, transposed=transposed).reshape(*leading, *outputs)
     return out if bias is None else out + bias
 

@@ -18,9 +18,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from transformer.ops.sharding import mesh_sizes
 
 
-def matmul(
-    left: jax.Array, right: jax.Array, dtype: jnp.dtype | None = None, *, transposed: bool = False
-) -> jax.Array:
+def matmul(left: jax.Array, right: jax.Array, dtype: jnp.dtype | None = None, *, transposed: bool = False) -> jax.Array:
     """`[..., M, K] x [..., K, N] -> [..., M, N]` with the same leading axes; gradients have the operands' dtype.
 
     Args:
