@@ -104,8 +104,8 @@ def test_a_cache_is_written_where_rows_stand_and_read_from_the_start():
     seen = np.arange(6) < 4
     out, cache = module.apply({"params": params}, X, View(seen), Tap(), cache, 1, False)
     keys = np.einsum("btd,dhk->bthk", X, params["key"]["kernel"])
-    np.testing.assert_allclose(cache.key[1, 0, :4], keys[0], **CLOSE)
-    np.testing.assert_allclose(cache.key[1, 1, 2:], keys[1], **CLOSE)
+    np.testing.assert_allclose(cache.layer(1)[0][0, :4], keys[0], **CLOSE)
+    np.testing.assert_allclose(cache.layer(1)[0][1, 2:], keys[1], **CLOSE)
     np.testing.assert_array_equal(cache.key[0], np.zeros_like(cache.key[0]))
     np.testing.assert_array_equal(cache.length, [0, 2])
     np.testing.assert_allclose(out[0], expected(module, params, X[:1], X[:1])[0], **CLOSE)

@@ -217,8 +217,8 @@ def _check_room(tokens: jax.Array, cache: Cache | None) -> None:
 
 
 def _check_source(source: jax.Array, cache: Cache | None) -> None:
-    if cache is not None and source.shape[1] != cache.cross_key.shape[2]:
-        raise ValueError(f"source has length {source.shape[1]}, but the cache was made for {cache.cross_key.shape[2]}")
+    if cache is not None and source.shape[1] != cache.cross_key.shape[3]:
+        raise ValueError(f"source has length {source.shape[1]}, but the cache was made for {cache.cross_key.shape[3]}")
 
 
 def _visible(mask, query_segments, key_segments) -> Mask | None:

@@ -64,7 +64,7 @@ class MultiHeadAttention(nn.Module):
         key, value = self._keys_and_values(x, view, tap)
         if cache is not None:
             cache = cache.write(layer, key, value)
-            key, value = cache.key[layer], cache.value[layer]
+            key, value = cache.layer(layer)
         return self._attend(x, key, value, view, tap, train, cache is not None), cache
 
     def cross(
@@ -83,7 +83,7 @@ class MultiHeadAttention(nn.Module):
             if cache is not None:
                 cache = cache.write_source(layer, key, value)
         else:
-            key, value = cache.cross_key[layer], cache.cross_value[layer]
+            key, value = cache.source_layer(layer)
         return self._attend(x, key, value, view, tap, train, cache is not None), cache
 
     def _keys_and_values(self, x: jax.Array, view: View, tap: Tap) -> tuple[jax.Array, jax.Array]:

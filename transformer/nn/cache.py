@@ -23,9 +23,9 @@ class Cache:
     """Keys and values of every layer.
 
     Attributes:
-      key, value: `[L, B, S, G, K]` of self-attention.
+      key, value: `[L, B, G, S, K]` of self-attention, heads first, as products of matrices want them.
       length: `[B]` integers, tokens held by each row; the next token's position.
-      cross_key, cross_value: `[L, B, S', G, K]` of the source, or None without an encoder.
+      cross_key, cross_value: `[L, B, G, S', K]` of the source, or None without an encoder.
       cross_mask: `[B, S']` booleans, the real source tokens, or None.
     """
 
@@ -39,22 +39,30 @@ class Cache:
     @property
     def capacity(self) -> int:
         """The number of slots in each row."""
-        return self.key.shape[2]
+        return self.key.shape[3]
+
+    def layer(self, index: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+        """A layer's keys and values, `[B, S, G, K]` each."""
+        return self.key[index].swapaxes(1, 2), self.value[index].swapaxes(1, 2)
+
+    def source_layer(self, index: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+        """A layer's keys and values of the source, `[B, S', G, K]` each."""
+        return self.cross_key[index].swapaxes(1, 2), self.cross_value[index].swapaxes(1, 2)
 
     def write(self, layer: jax.Array, key: jax.Array, value: jax.Array) -> Cache:
         """Put `[B, T, G, K]` keys and values into a layer at each row's next positions. `length` stays."""
         rows = jnp.arange(key.shape[0])[:, None]
         slots = self.length[:, None] + jnp.arange(key.shape[1])
         return self.replace(
-            key=_share(_put(self.key, (layer, rows, slots), key)),
-            value=_share(_put(self.value, (layer, rows, slots), value)),
+            key=_share(_put(self.key, (layer, rows, slice(None), slots), key)),
+            value=_share(_put(self.value, (layer, rows, slice(None), slots), value)),
         )
 
     def write_source(self, layer: jax.Array, key: jax.Array, value: jax.Array) -> Cache:
         """Put the source's `[B, S', G, K]` keys and values into a layer."""
         return self.replace(
-            cross_key=_share(self.cross_key.at[layer].set(key.astype(self.cross_key.dtype))),
-            cross_value=_share(self.cross_value.at[layer].set(value.astype(self.cross_value.dtype))),
+            cross_key=_share(self.cross_key.at[layer].set(key.swapaxes(1, 2).astype(self.cross_key.dtype))),
+            cross_value=_share(self.cross_value.at[layer].set(value.swapaxes(1, 2).astype(self.cross_value.dtype))),
         )
 
 
@@ -71,7 +79,7 @@ def _put(array: jax.Array, index: tuple, new: jax.Array) -> jax.Array:
 
 
 def _share(array: jax.Array) -> jax.Array:
-    return constrain(array, None, "rows", None, "heads", None)
+    return constrain(array, None, "rows", "heads", None, None)
 
 
 def empty(config: ModelConfig, batch: int, length: int, source_length: int | None = None) -> Cache:
@@ -92,11 +100,11 @@ def empty(config: ModelConfig, batch: int, length: int, source_length: int | Non
         raise ValueError(f"length={length} exceeds the model's {config.length} learned positions")
     if (config.encoder is None) != (source_length is None):
         raise ValueError(f"source_length={source_length}: give it exactly when the model has an encoder")
-    shape = (stack.depth, batch, length, config.kv_heads(stack), config.head_width(stack))
+    shape = (stack.depth, batch, config.kv_heads(stack), length, config.head_width(stack))
     dtype = jnp.dtype(config.dtype)
     cache = Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(batch, jnp.int32))
     if source_length is None:
         return cache
-    source = (*shape[:2], source_length, *shape[3:])
+    source = (*shape[:3], source_length, shape[4])
     mask = jnp.ones((batch, source_length), bool)
     return cache.replace(cross_key=jnp.zeros(source, dtype), cross_value=jnp.zeros(source, dtype), cross_mask=mask)

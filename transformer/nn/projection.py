@@ -36,20 +36,24 @@ def project(
     Everything is flattened to two dimensions first: the weight gradient of a `[B, T, D]` product is up to twice as slow
     on CPUs as that of a `[B * T, D]` one. Not so on a mesh, where rows and positions may both be shared among devices,
     and an axis made of them could not be. `dtype` is that of the sums, None that of x;
-    `transposed` says that kernel is `[O, I]`.
+    `transposed` says that kernel is `[*outputs, I]`.
     """
     leading, width = x.shape[: x.ndim - inputs], math.prod(x.shape[x.ndim - inputs :])
     if mesh_sizes():
-        out = jnp.tensordot(x, kernel.T if transposed else kernel, inputs, preferred_element_type=dtype)
+        out = jnp.tensordot(
+            x, jnp.moveaxis(kernel, -1, 0) if transposed else kernel, inputs, preferred_element_type=dtype
+        )
     else:
-        outputs = kernel.shape[:1] if transposed else kernel.shape[inputs:]
-        matrix = kernel if transposed else kernel.reshape(width, -1)
+        outputs = kernel.shape[:-1] if transposed else kernel.shape[inputs:]
+        matrix = kernel.reshape((-1, width) if transposed else (width, -1))
         out = matmul(x.reshape(-1, width), matrix, dtype, transposed=transposed).reshape(*leading, *outputs)
     return out if bias is None else out + bias
 
 
 class Projection(nn.Module):
     """`[..., *inputs] -> [..., *outputs]` with parameters `kernel [*inputs, *outputs]` and `bias [*outputs]`.
+
+    What is given `turned [*outputs, I]` for a kernel (see `decoding.loop.prepare`) multiplies with that.
 
     Attributes:
       multiplier: of the initial standard deviation that `config.init` gives.
@@ -65,10 +69,15 @@ class Projection(nn.Module):
         fans = math.prod(self.inputs), math.prod(self.outputs)
         deviation = standard_deviation(self.config.init, *fans) * self.multiplier
         dtype = jnp.dtype(self.config.param_dtype)
-        self.kernel = self.param("kernel", nn.initializers.normal(deviation), (*self.inputs, *self.outputs), dtype)
+        self.turned = self.get_variable("params", "turned")
+        if self.turned is None:
+            self.kernel = self.param("kernel", nn.initializers.normal(deviation), (*self.inputs, *self.outputs), dtype)
+        else:
+            self.kernel = jnp.moveaxis(self.turned, -1, 0).reshape(*self.inputs, *self.outputs)
         self.bias = self.param("bias", nn.initializers.zeros, self.outputs, dtype) if self.use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         dtype = jnp.dtype(self.config.dtype)
         bias = None if self.bias is None else self.bias.astype(dtype)
-        return project(x.astype(dtype), self.kernel.astype(dtype), bias, inputs=len(self.inputs))
+        kernel, turned = (self.kernel, False) if self.turned is None else (self.turned, True)
+        return project(x.astype(dtype), kernel.astype(dtype), bias, inputs=len(self.inputs), transposed=turned)

@@ -133,7 +133,9 @@ class Layers(nn.Module):
         """Apply the blocks in order, a period of layers at a time, carrying residual, cache and captures."""
         depth, period = self.stack.depth, len(views)
         block = Block(self.config, self.stack, self.crosses, parent=None)
-        params = self.param("blocks", self._init(block))
+        params = self.get_variable("params", "blocks")  # blocks check what they are given, also what is prepared
+        if params is None:
+            params = self.param("blocks", self._init(block))
         unroll = max(1, self.config.unroll // period)
         drops = train and _dropout(self.stack) > 0
         key = self.make_rng("dropout") if drops else None

@@ -17,6 +17,8 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 from transformer.ops.sharding import mesh_sizes
 
+FEW = 4  # rows, that one row is made; more take longer, 2 do not take less
+
 
 def matmul(left: jax.Array, right: jax.Array, dtype: jnp.dtype | None = None, *, transposed: bool = False) -> jax.Array:
     """`[..., M, K] x [..., K, N] -> [..., M, N]` with the same leading axes; gradients have the operands' dtype.
@@ -27,7 +29,7 @@ def matmul(left: jax.Array, right: jax.Array, dtype: jnp.dtype | None = None, *,
       transposed: `right` is `[..., N, K]`.
     """
     if left.dtype != jnp.bfloat16 or right.dtype != jnp.bfloat16:
-        return jnp.matmul(left, right.mT if transposed else right, preferred_element_type=dtype)
+        return _plain(left, right, transposed, dtype)
     return _matmul(jnp.dtype(dtype or left.dtype), transposed, left, right)
 
 
@@ -56,17 +58,22 @@ _matmul.defvjp(_forward, _backward)
 
 @partial(jax.jit, static_argnums=(0, 3), inline=True)
 def _product(dtype: jnp.dtype, left: jax.Array, right: jax.Array, transposed: bool = False) -> jax.Array:
+    def native(left: jax.Array, right: jax.Array) -> jax.Array:
+        if left.shape[-2] == 1:  # XLA has no such product of a single row
+            rows = jnp.pad(left, (*((0, 0),) * (left.ndim - 2), (0, FEW - 1), (0, 0)))
+            return native(rows, right)[..., :1, :]
+        out = _plain(_row_major(left), _row_major(right), transposed, jnp.float32)
+        # XLA makes one product of batched matrices and their transposition, which then it cannot compute.
+        return (_row_major(out) if out.ndim > 2 else out).astype(dtype)
+
+    plain = partial(_plain, transposed=transposed, dtype=dtype)
+    return plain(left, right) if mesh_sizes() else jax.lax.platform_dependent(left, right, cpu=native, default=plain)
+
+
+def _plain(left: jax.Array, right: jax.Array, transposed: bool, dtype: jnp.dtype | None) -> jax.Array:
     leading = tuple(range(left.ndim - 2))
     contracted = (left.ndim - 1,), (right.ndim - (1 if transposed else 2),)
-    product = partial(jax.lax.dot_general, dimension_numbers=(contracted, (leading, leading)))
-
-    def native(left: jax.Array, right: jax.Array) -> jax.Array:
-        out = product(_row_major(left), _row_major(right), preferred_element_type=jnp.float32)
-        # XLA makes one product of batched matrices and their transposition, which then it cannot compute.
-        return (_row_major(out) if leading else out).astype(dtype)
-
-    plain = partial(product, preferred_element_type=dtype)
-    return plain(left, right) if mesh_sizes() else jax.lax.platform_dependent(left, right, cpu=native, default=plain)
+    return jax.lax.dot_general(left, right, (contracted, (leading, leading)), preferred_element_type=dtype)
 
 
 def _row_major(x: jax.Array) -> jax.Array:
