@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from transformer.decoding import Greedy, loop
+from transformer.models import Experts, Mlp
 from transformer.models.config import Attention, ModelConfig, Readout, Stack
 from transformer.models.transformer import Transformer
+from transformer.nn import cache as caches
 
 TOKENS = jnp.arange(12, dtype=jnp.int32).reshape(2, 6)
 
@@ -49,6 +51,33 @@ def test_the_loop_does_not_copy_all_parameters(monkeypatch, windows, depth):
     # The loop over layers copies a period of them out of the stack.
     period = max(1, len(windows)) if depth < 4 else 0
     assert memory.temp_size_in_bytes < (period + 0.5) / 4 * bytes_of(params["decoder"]["blocks"])
+
+
+KINDS = {
+    "plain": {"mlp": Mlp(width=24)},
+    "grouped, gated, no biases": {"attention": Attention(heads=4, kv_heads=2, bias=False), "mlp": Mlp(20, gated=True)},
+    "experts": {"mlp": Mlp(width=24, experts=Experts(count=4, active=2))},
+    "cross-attention": {},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prepared_parameters_compute_the_same(kind):
+    decoder = Stack(**{"depth": 3, "attention": Attention(heads=2), **KINDS[kind]})
+    source = TOKENS if kind == "cross-attention" else None
+    config = ModelConfig(31, 16, encoder=None if source is None else decoder, decoder=decoder)
+    model, length = Transformer(config), TOKENS.shape[1]
+    params = model.init(jax.random.key(0), TOKENS, source=source)["params"]
+    prepared = loop.prepare(model, params)
+    blocks = [path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(prepared["decoder"]["blocks"][0])]
+    assert blocks.count("turned") >= 4 and ("kernel" in blocks) == (kind == "experts")  # whose matrices stay
+
+    def logits(params):
+        cache = caches.empty(config, len(TOKENS), length, None if source is None else length)
+        variables = {"params": loop.joined(params)}
+        return loop.unrolled(model).apply(variables, TOKENS, source=source, cache=cache)[0]
+
+    np.testing.assert_allclose(logits(prepared), logits(params), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("tied", [True, False])
