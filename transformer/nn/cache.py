@@ -23,7 +23,8 @@ class Cache:
     """Keys and values of every layer.
 
     Attributes:
-      key, value: `[L, B, G, S, K]` of self-attention, heads first, as products of matrices want them.
+      key, value: `[L, B, G, S, K]` of self-attention, heads first, as products of matrices want them;
+        bfloat16 as its bits. Read them with `layer` and `source_layer`.
       length: `[B]` integers, tokens held by each row; the next token's position.
       cross_key, cross_value: `[L, B, G, S', K]` of the source, or None without an encoder.
       cross_mask: `[B, S']` booleans, the real source tokens, or None.
@@ -43,39 +44,47 @@ class Cache:
 
     def layer(self, index: jax.Array | int) -> tuple[jax.Array, jax.Array]:
         """A layer's keys and values, `[B, S, G, K]` each."""
-        return self.key[index].swapaxes(1, 2), self.value[index].swapaxes(1, 2)
+        return _layer(self.key, index), _layer(self.value, index)
 
     def source_layer(self, index: jax.Array | int) -> tuple[jax.Array, jax.Array]:
         """A layer's keys and values of the source, `[B, S', G, K]` each."""
-        return self.cross_key[index].swapaxes(1, 2), self.cross_value[index].swapaxes(1, 2)
+        return _layer(self.cross_key, index), _layer(self.cross_value, index)
 
     def write(self, layer: jax.Array, key: jax.Array, value: jax.Array) -> Cache:
         """Put `[B, T, G, K]` keys and values into a layer at each row's next positions. `length` stays."""
         rows = jnp.arange(key.shape[0])[:, None]
         slots = self.length[:, None] + jnp.arange(key.shape[1])
-        return self.replace(
-            key=_share(_put(self.key, (layer, rows, slice(None), slots), key)),
-            value=_share(_put(self.value, (layer, rows, slice(None), slots), value)),
-        )
+
+        def put(array: jax.Array, new: jax.Array) -> jax.Array:
+            return _share(array.at[layer, rows, :, slots].set(_kept(new, array.dtype), mode="drop"))
+
+        return self.replace(key=put(self.key, key), value=put(self.value, value))
 
     def write_source(self, layer: jax.Array, key: jax.Array, value: jax.Array) -> Cache:
         """Put the source's `[B, S', G, K]` keys and values into a layer."""
-        return self.replace(
-            cross_key=_share(self.cross_key.at[layer].set(key.swapaxes(1, 2).astype(self.cross_key.dtype))),
-            cross_value=_share(self.cross_value.at[layer].set(value.swapaxes(1, 2).astype(self.cross_value.dtype))),
-        )
+
+        def put(array: jax.Array, new: jax.Array) -> jax.Array:
+            return _share(array.at[layer].set(_kept(new, array.dtype).swapaxes(1, 2)))
+
+        return self.replace(cross_key=put(self.cross_key, key), cross_value=put(self.cross_value, value))
 
 
-def _put(array: jax.Array, index: tuple, new: jax.Array) -> jax.Array:
-    """`array` with `new` at an index, and nothing where that is outside of it.
+# XLA for CPUs writes into bfloat16 by way of float32, all of the cache at every token; into its bits it does not.
+BITS = {jnp.dtype(jnp.bfloat16): jnp.dtype(jnp.uint16)}
+NUMBERS = {bits: dtype for dtype, bits in BITS.items()}
 
-    bfloat16 is written as integers: XLA for CPUs would convert all of it to float32 and back at every token.
-    """
-    new = new.astype(array.dtype)
-    if array.dtype != jnp.bfloat16:
-        return array.at[index].set(new, mode="drop")
-    bits = [jax.lax.bitcast_convert_type(x, jnp.uint16) for x in (array, new)]
-    return jax.lax.bitcast_convert_type(bits[0].at[index].set(bits[1], mode="drop"), jnp.bfloat16)
+
+def _kept(array: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """As a cache of this dtype keeps it."""
+    if dtype not in NUMBERS:
+        return array.astype(dtype)
+    return jax.lax.bitcast_convert_type(array.astype(NUMBERS[dtype]), dtype)
+
+
+def _layer(array: jax.Array, index: jax.Array | int) -> jax.Array:
+    """`[B, S, G, K]`, a layer of what is kept, as numbers."""
+    one = array[index].swapaxes(1, 2)
+    return jax.lax.bitcast_convert_type(one, NUMBERS[one.dtype]) if one.dtype in NUMBERS else one
 
 
 def _share(array: jax.Array) -> jax.Array:
@@ -101,7 +110,7 @@ def empty(config: ModelConfig, batch: int, length: int, source_length: int | Non
     if (config.encoder is None) != (source_length is None):
         raise ValueError(f"source_length={source_length}: give it exactly when the model has an encoder")
     shape = (stack.depth, batch, config.kv_heads(stack), length, config.head_width(stack))
-    dtype = jnp.dtype(config.dtype)
+    dtype = BITS.get(jnp.dtype(config.dtype), jnp.dtype(config.dtype))
     cache = Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(batch, jnp.int32))
     if source_length is None:
         return cache
