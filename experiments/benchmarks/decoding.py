@@ -22,7 +22,10 @@ def prefill(settings: Settings) -> list[Case]:
 
 
 def decode(settings: Settings) -> list[Case]:
-    """Further tokens: a call for one more than `tokens`, less a call for one, so that no prompt is counted."""
+    """Further tokens: a call for one more than `tokens`, less a call for one, so that no prompt is counted.
+
+    What a call does once, but only where there is more than one token, is counted: ours copies the blocks.
+    """
     return _cases("decode", settings, prompt=16, tokens=settings.choose(32, 128, 2))
 
 
