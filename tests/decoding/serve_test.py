@@ -157,7 +157,8 @@ def test_a_request_that_cannot_be_served_is_answered_and_costs_no_others():
         "length=0: it must be a whole number": Request([1], 0, jax.random.key(0)),
         "length=2.5: it must be a whole number": Request([1], 2.5, jax.random.key(0)),
         "draws at random: give it key=": Request([1], 5),
-        "key must be one typed key": Request([1], 5, jax.random.key(0, impl="rbg")),
+        "key must be one typed key": Request([1], 5, 0),
+        "key must be of the implementation": Request([1], 5, jax.random.key(0, impl="rbg")),
         "stop holds -1": Request([1], 5, jax.random.key(0), stop=-1),
     }
     mixed = list(itertools.chain.from_iterable(itertools.zip_longest(good, wrong.values())))

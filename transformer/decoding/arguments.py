@@ -90,7 +90,7 @@ def choice(vocab: int, method: Method, key, stop, pad: int, banned, penalty: flo
     """
     key = checked_key(method, key)
     limits = np.finfo(np.float32)
-    if not (real(penalty) and limits.tiny <= penalty <= limits.max):
+    if not (real(penalty) and float(limits.tiny) <= penalty <= float(limits.max)):
         raise ValueError(f"repetition_penalty={penalty!r}: it must be positive and finite; 1 changes nothing")
     stop, banned = stop_and_banned(vocab, stop, banned)
     return loop.Choice(key, stop, padding(pad), banned, None if penalty == 1 else np.float32(penalty))
