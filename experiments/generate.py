@@ -57,6 +57,9 @@ def main() -> None:
         fill(trained)
         return
     draft = _draft()
+    if count := writing.cut(trained, PROMPT.value, LENGTH.value):
+        room = f"the model has {trained.model.config.length} positions for it and --length={LENGTH.value}"
+        print(f"note: the first {count} tokens of the prompt's text were left out: {room}", file=sys.stderr)
     reads = trained.model.config.encoder is not None  # and writes something else than the prompt's end
     for sample in range(SAMPLES.value):
         pieces = write(trained, chosen, sample, draft)

@@ -40,6 +40,12 @@ def replacing(path: str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_apart(path: str | Path, read: str | Path) -> None:
+    """Raises ValueError if the flag `--output` names the file that is read."""
+    if Path(path).exists() and Path(path).samefile(read):
+        raise ValueError(f"--output={path} is the file of --input, which would be lost: name another")
+
+
 def standard() -> TextIO:
     """Standard output, where what its encoding cannot spell becomes "?"; raises ValueError if it is closed."""
     if sys.stdout is None:

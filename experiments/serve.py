@@ -7,7 +7,8 @@ r"""Continue many prompts with a trained model, several at a time, each written 
 A line of the input is a prompt, or, with `--json` and in files named `.jsonl`, an object with a `prompt` and, where
 wanted, a `length`, a `seed` and an `id`. A line of the output is an object with the `id` (or else the number of the
 line, from 1), the `prompt`, the `text` that was added, its number of `tokens`, and the `reason` for its end: `stop`,
-`length`, or `error` with an `error` that says why the prompt was refused. Lines come in the order in which they end.
+`length`, or `error` with an `error` that says why the prompt was refused. Where a prompt was too long for the model's
+positions, `cut` says how many of its first tokens were left out. Lines come in the order in which they end.
 
 A prompt with a `seed` has the text that `experiments.generate` gives it with that `--seed`; line n without one has that
 of sample n of the script's own `--seed`. A mistake in a file ends the program before anything is written; one in a line
@@ -19,9 +20,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import queue
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +29,7 @@ from typing import TextIO
 import jax
 from absl import flags
 
-from experiments import choosing, command, devices, loading, outputs, writing
+from experiments import choosing, command, devices, inputs, loading, outputs, writing
 from experiments.loading import Trained
 from transformer import text
 from transformer.decoding.serve import Request, Response, serve
@@ -51,7 +50,6 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the random choices.", lower_bound=0, 
 CHOOSING = choosing.define_flags()
 
 FIELDS = {"prompt": str, "length": int, "seed": int, "id": str | int}
-PATIENCE = 0.01  # seconds that prompts under way wait for a line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +65,10 @@ class Ask:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Asked(Request):
-    """What a line asks for, in ids."""
+    """What a line asks for, in ids, without the first tokens that were cut."""
 
     ask: Ask
+    cut: int = 0
 
 
 @dataclasses.dataclass
@@ -93,7 +92,8 @@ class Book:
         self.busy += len(tokens) - 1
         self.turns = response.turn
         spelt = continuation(trained, response)
-        self._write(id=ask.id, prompt=ask.prompt, text=spelt, tokens=len(tokens), reason=response.reason)
+        cut = {"cut": response.request.cut} if response.request.cut else {}
+        self._write(id=ask.id, prompt=ask.prompt, text=spelt, tokens=len(tokens), reason=response.reason, **cut)
 
     def refuse(self, id: str | int, prompt: str | None, error: str) -> None:
         """Write why there is no text."""
@@ -117,9 +117,12 @@ class Book:
 def main() -> None:
     method, source = choosing.method(CHOOSING), loading.required(WORKDIR)
     asks = None if INPUT.value == "-" else read(Path(INPUT.value))
+    if asks is None:
+        inputs.check_open()
     if OUTPUT.value != "-":
         check_output(Path(OUTPUT.value))
     trained = devices.spread(loading.load(source, loading.step(STEP.value), DTYPE.value), MESH.value)
+    writing.check_finite(trained)
     book = Book()
     if asks is None:
         requests, capacity = incoming(trained, book), trained.model.config.length
@@ -139,25 +142,14 @@ def main() -> None:
 
 def read(path: Path) -> list[Ask]:
     """What the lines of a file ask for; raises ValueError if it cannot be read, or one of them is wrong."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"--input={path} cannot be read: {error.strerror}") from None
-    if not content.strip():
-        raise ValueError(f"--input={path} is empty: give a file with one prompt a line")
+    lines = inputs.lines(path, "prompt")
     whole = JSON.value if JSON.value is not None else path.suffix == ".jsonl"
-    lines = content.removesuffix(b"\n").split(b"\n")
     return [parse(f"{path}, line {number}", number, line, whole) for number, line in enumerate(lines, start=1)]
 
 
 def parse(origin: str, number: int, line: bytes, whole: bool) -> Ask:
     """What a line asks for, an object where it is one as a `whole`; raises ValueError naming `origin`."""
-    try:
-        content = line.decode("utf-8").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{origin} is not UTF-8 (byte {error.start}): convert it") from None
-    if number == 1:
-        content = content.removeprefix("\ufeff")  # a byte order mark is no part of the text
+    content = inputs.spelt(origin, number, line)
     fields = _fields(origin, content) if whole else {"prompt": content}
     seed, sample = (SEED.value, number - 1) if "seed" not in fields else (fields["seed"], 0)
     key = jax.random.fold_in(jax.random.key(seed), sample)
@@ -187,15 +179,16 @@ def asked(trained: Trained, ask: Ask) -> Asked:
     """A request in ids; raises ValueError naming the line if the tokenizer cannot spell its prompt."""
     try:
         ids = writing.prompt_ids(trained, ask.prompt, ask.length)
+        cut = writing.cut(trained, ask.prompt, ask.length)
     except ValueError as error:
         raise ValueError(f"{ask.origin}: {error}") from None
-    return Asked(ids, ask.length, ask.key, ask=ask)
+    return Asked(ids, ask.length, ask.key, ask=ask, cut=cut)
 
 
 def incoming(trained: Trained, book: Book) -> Iterator[Asked | None]:
     """What the lines of standard input ask for, as they come, and None while none does; what is wrong is answered."""
     number = 0
-    for line in arriving():
+    for line in inputs.arriving():
         if line is None:
             yield None
             continue
@@ -210,31 +203,6 @@ def incoming(trained: Trained, book: Book) -> Iterator[Asked | None]:
             yield request
 
 
-def arriving() -> Iterator[bytes | None]:
-    """The lines of standard input, without their ends, and None while none comes."""
-    lines = queue.Queue(maxsize=1)
-
-    def follow() -> None:
-        # A file object of its own: the interpreter closes the usual one at exit, and would wait for its reader.
-        try:
-            with open(0, "rb", closefd=False) as stream:
-                for line in stream:
-                    lines.put(line.removesuffix(b"\n"))
-        finally:
-            lines.put(None)
-
-    threading.Thread(target=follow, daemon=True).start()
-    while True:
-        try:
-            line = lines.get(timeout=PATIENCE)
-        except queue.Empty:
-            yield None
-            continue
-        if line is None:
-            return
-        yield line
-
-
 def continuation(trained: Trained, response: Response) -> str:
     """The text of what was added; what stands before it decides whether it begins with a space."""
     decoder = text.StreamDecoder(trained.tokenizer, after=response.request.prompt)
@@ -245,8 +213,8 @@ def check_output(path: Path) -> None:
     """Raises ValueError, before anything is loaded, if a file cannot be put there."""
     if path.is_dir():
         raise ValueError(f"--output={path} is a folder: name a file")
-    if INPUT.value != "-" and path.exists() and path.samefile(INPUT.value):
-        raise ValueError(f"--output={path} is the file of --input, which would be lost: name another")
+    if INPUT.value != "-":
+        outputs.check_apart(path, INPUT.value)
     if not path.parent.is_dir():
         raise ValueError(f"--output={path} cannot be written: there is no folder {path.parent}; make it")
 

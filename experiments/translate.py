@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import command, devices, loading, outputs, translation
+from experiments import command, devices, inputs, loading, outputs, translation
 from experiments.loading import Trained
 from experiments.translation import Output, Search
 
@@ -32,8 +32,6 @@ COUNT = flags.DEFINE_integer("count", 1, "How many hypotheses of each source to 
 TRUNCATE = flags.DEFINE_boolean("truncate", False, "Cut sources that are too long, in the place of an error.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Sources searched at a time.", lower_bound=1, upper_bound=65_536)
 SEARCH = translation.define_flags(beams=4)
-
-MARK = "\ufeff"  # a byte order mark is no part of the text
 
 
 def main() -> None:
@@ -53,8 +51,7 @@ def main() -> None:
     if lines is None:
         raise ValueError("--output goes with --input: lines from standard input are answered on standard output")
     with outputs.replacing(OUTPUT.value) as temporary:  # before the model is loaded, so that a mistake is seen at once
-        if Path(OUTPUT.value).exists() and Path(OUTPUT.value).samefile(INPUT.value):
-            raise ValueError(f"--output={OUTPUT.value} is the file of --input, which would be lost: name another")
+        outputs.check_apart(OUTPUT.value, INPUT.value)
         temporary.write_text(translated(load(source, search), lines, search), encoding="utf-8")
 
 
@@ -74,21 +71,9 @@ def translated(trained: Trained, lines: list[str], search: Search) -> str:
 
 
 def read(path: str) -> list[str]:
-    """The lines of a file of sources.
-
-    Raises:
-      ValueError: if it cannot be read, is not UTF-8, or has none.
-    """
-    try:
-        content = Path(path).read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--input={path} is not UTF-8 (byte {error.start}): convert it") from None
-    except OSError as error:
-        raise ValueError(f"--input={path} cannot be read: {error.strerror}") from None
-    lines = [line.removesuffix("\r") for line in content.removeprefix(MARK).removesuffix("\n").split("\n")]
-    if lines == [""]:
-        raise ValueError(f"--input={path} is empty: give a file with one source a line")
-    return lines
+    """The lines of a file of sources; raises ValueError if it cannot be read, is not UTF-8, or has none."""
+    lines = enumerate(inputs.lines(path, "source"), start=1)
+    return [inputs.spelt(f"{path}, line {number}", number, line) for number, line in lines]
 
 
 def spelt(found: list[list[Output]], count: int, first: int = 1) -> list[str]:
@@ -104,8 +89,7 @@ def spelt(found: list[list[Output]], count: int, first: int = 1) -> list[str]:
 
 def answer(trained: Trained, search: Search) -> None:
     """Translate what is typed, a line at a time, until there is no more."""
-    if sys.stdin is None:
-        raise ValueError("standard input is closed: name a file of sources with --input")
+    inputs.check_open()
     typed, number = sys.stdin.isatty(), 0
     while True:
         if typed:
@@ -115,7 +99,7 @@ def answer(trained: Trained, search: Search) -> None:
             return
         number += 1
         if number == 1:
-            line = line.removeprefix(MARK)
+            line = line.removeprefix(inputs.MARK)
         if typed and not line.strip():
             continue
         name = "the line" if typed else f"standard input, line {number}"

@@ -16,8 +16,10 @@ from experiments.loading import Trained
 from transformer import data, decoding
 from transformer.decoding import beam
 
-LONGER = 50  # Vaswani et al. 2017, section 6.1: an output has at most so many tokens more than its source
 MULTIPLE = 32  # of shapes, so that few programs are compiled
+# An output has at most so many tokens more than its source, as in Vaswani et al. 2017, section 6.1; but here the length
+# of the source is first rounded up to `MULTIPLE`.
+LONGER = 50
 TASK = "task:"
 EXACT = ("bytes", "characters", "bpe")  # tokenizers that give back every text as it was
 
@@ -73,8 +75,8 @@ def check(trained: Trained, search: Search) -> None:
 def translate(trained: Trained, sources: Sequence[Sequence[int]], search: Search) -> list[list[Output]]:
     """The best outputs for each source, in the order of the sources.
 
-    Sources of about the same length are searched together, and the length alone says how long an output may become, so
-    that what a source gets does not depend on the others.
+    Sources whose lengths round up to the same multiple of `MULTIPLE` are searched together, and an output may be
+    `LONGER` than that multiple, so that what a source gets does not depend on the others.
 
     Args:
       sources: ids with their end, as `Trained.ids` gives them.

@@ -33,15 +33,30 @@ def _check_mask(tokenizer: text.Tokenizer, prompt: str, ids: Sequence[int]) -> N
 
 
 def prompt_ids(trained: Trained, prompt: str, length: int) -> list[int]:
-    """The prompt's ids as the model has seen texts begin; their end, if a learned table leaves no room for all."""
+    """The prompt's ids as the model has seen texts begin.
+
+    If a learned table leaves no room for all, the opening token, where they begin with it, and their end.
+
+    Raises:
+      ValueError: if there is no room for a token of the text, or the tokenizer cannot spell it.
+    """
     ids, config = trained.ids(prompt), trained.model.config
     reader = config.encoder or config.decoder
     if reader.position.kind != "learned":
         return ids
     room = config.length - (length - 1 if config.encoder is None else 0)
-    if room < 1:
+    if len(ids) <= room:
+        return ids
+    first = ids[:1] if ids[0] == trained.tokenizer.opening else []
+    kept = room - len(first)
+    if kept < 1:
         raise ValueError(f"length={length} leaves no room for a prompt: the model has {config.length} positions")
-    return ids[-room:]
+    return first + ids[-kept:]
+
+
+def cut(trained: Trained, prompt: str, length: int) -> int:
+    """How many tokens of a prompt `prompt_ids` leaves out, from the first of its text on."""
+    return len(trained.ids(prompt)) - len(prompt_ids(trained, prompt, length))
 
 
 def write(
@@ -54,7 +69,7 @@ def write(
     Raises:
       ValueError: if the prompt has no room, or a parameter is not finite.
     """
-    _check_finite(trained)
+    check_finite(trained)
     blocks = decoding.stream(
         trained.model,
         trained.params,
@@ -71,7 +86,8 @@ def write(
     return _spelt(blocks, trained.tokenizer, prompt_ids(trained, prompt, length) if continues else [])
 
 
-def _check_finite(trained: Trained) -> None:
+def check_finite(trained: Trained) -> None:
+    """Raises ValueError if a parameter is not finite."""
     if not _finite(trained.params):
         raise ValueError(f"{trained.origin} has parameters that are not finite: choose some that work")
 
@@ -92,7 +108,7 @@ def speculate(
     for name, one in (("the model", trained), ("the draft", draft)):
         if one.prefix or one.model.config.encoder is not None:
             raise ValueError(f"{name}, {one.origin}, is no causal decoder alone, which --draft needs: leave it out")
-        _check_finite(one)
+        check_finite(one)
     vocabularies = [[one.tokenizer.decode([token]) for token in range(one.tokenizer.size)] for one in (trained, draft)]
     if vocabularies[0] != vocabularies[1]:
         raise ValueError(

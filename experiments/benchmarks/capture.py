@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -44,9 +44,15 @@ def ours(action: str, tiny: bool, length: int, device: str) -> Callable[[], Any]
     plain = jax.jit(lambda params, tokens: model.apply({"params": params}, tokens))
     heads = model.config.decoder.attention.heads
     patch = inspection.Patch("decoder/*/mixed", jnp.float32(0.0), head=HEAD % heads)
+
+    def capture() -> Any:
+        logits, taps = inspection.run(model, params, tokens, capture="decoder/*/pattern")
+        _check_patterns(taps.values(), model.config, length)
+        return logits, taps
+
     programs = {
         "forward": lambda: plain(params, tokens),
-        "capture": lambda: inspection.run(model, params, tokens, capture="decoder/*/pattern"),
+        "capture": capture,
         "patch": lambda: inspection.run(model, params, tokens, patches=(patch,)),
     }
     return lambda: jax.block_until_ready(programs[action]())
@@ -57,7 +63,8 @@ def hugging_face(action: str, tiny: bool, length: int, device: str) -> Callable[
     torch, place, wait = peers.torch(device)
     from experiments.benchmarks.hugging_face import gpt2
 
-    network = gpt2(sizes.config("gpt2", tiny=tiny), attention="eager" if action == "capture" else "sdpa").to(place)
+    config = sizes.config("gpt2", tiny=tiny)
+    network = gpt2(config, attention="eager" if action == "capture" else "sdpa").to(place)
     ids, kept = torch.from_numpy(_ids(network.config.vocab_size, length)).long().to(place), []
     heads = network.config.n_head
     width = network.config.n_embd // heads
@@ -81,8 +88,17 @@ def hugging_face(action: str, tiny: bool, length: int, device: str) -> Callable[
         kept.clear()
         with torch.inference_mode():
             wait(network(ids, use_cache=False).logits)
+        if action == "capture":
+            _check_patterns(kept, config, length)
 
     return program
+
+
+def _check_patterns(kept: Iterable[Any], config: models.ModelConfig, length: int) -> None:
+    """Raises RuntimeError unless every layer's pattern `[1, H, T, T]` was kept."""
+    shapes, heads = [tuple(getattr(pattern, "shape", ())) for pattern in kept], config.decoder.attention.heads
+    if shapes != [(1, heads, length, length)] * config.decoder.depth:
+        raise RuntimeError(f"not every layer's pattern was kept, but arrays of the shapes {shapes}")
 
 
 def _ids(vocab: int, length: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the machine can do at most: square matrix products, reading memory and copying it, in JAX and in PyTorch."""
+"""What the machine can do at most: square matrix products and reading memory, in JAX and in PyTorch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from experiments.benchmarks.contest import Case, Program, Result, Settings
 
-PRODUCT, READ, COPY = "ceiling: product", "ceiling: read", "ceiling: copy"
+PRODUCT, READ = "ceiling: product", "ceiling: read"
 
 
 def cases(settings: Settings) -> list[Case]:
-    """Products in each precision, and float32 arrays read and copied."""
+    """Products in each precision, and a float32 array read."""
     side, size = settings.choose(2048, 8192, 64), settings.choose(2**26, 2**28, 2**12)
 
     def programs(maker: str, **arguments) -> list[Program]:
@@ -25,9 +25,8 @@ def cases(settings: Settings) -> list[Case]:
         Case(PRODUCT, precision, programs("product", side=side, precision=precision), flops, "FLOP", flops=flops)
         for precision in settings.precisions
     ]
-    read, copied = 4.0 * size, 8.0 * size
-    found.append(Case(READ, "float32", programs("read", size=size), read, "B", traffic=read))
-    return [*found, Case(COPY, "float32", programs("copy", size=size), copied, "B", traffic=copied)]
+    read = 4.0 * size
+    return [*found, Case(READ, "float32", programs("read", size=size), read, "B", traffic=read)]
 
 
 def best(measured: Sequence[tuple[Case, Sequence[Result]]]) -> dict[str, float]:
@@ -50,13 +49,13 @@ def share(case: Case, seconds: float, ceilings: Mapping[str, float]) -> tuple[fl
 
 
 def jax_product(device: str, side: int, precision: str) -> Callable[[], object]:
-    """A square matrix times itself, accumulated in float32."""
+    """A square matrix times another, both random, accumulated in float32."""
     import jax
     import jax.numpy as jnp
 
-    x = jnp.ones((side, side), precision)
-    product = jax.jit(lambda x: jnp.dot(x, x, preferred_element_type=jnp.float32))
-    return lambda: product(x).block_until_ready()
+    x, y = jax.random.normal(jax.random.key(0), (2, side, side), precision)
+    product = jax.jit(lambda x, y: jnp.dot(x, y, preferred_element_type=jnp.float32))
+    return lambda: product(x, y).block_until_ready()
 
 
 def torch_product(device: str, side: int, precision: str) -> Callable[[], object]:
@@ -64,16 +63,16 @@ def torch_product(device: str, side: int, precision: str) -> Callable[[], object
     from experiments.benchmarks import peers
 
     torch, place, wait = peers.torch(device)
-    x = torch.ones((side, side), dtype=getattr(torch, precision), device=place)
-    return lambda: wait(x @ x)
+    x, y = torch.randn((2, side, side), dtype=getattr(torch, precision), device=place)
+    return lambda: wait(x @ y)
 
 
 def jax_read(device: str, size: int) -> Callable[[], object]:
-    """A matrix times a vector."""
+    """A matrix times a vector, both random."""
     import jax
     import jax.numpy as jnp
 
-    x, y = jnp.ones((4096, size // 4096)), jnp.ones(size // 4096)
+    x, y = (jax.random.normal(jax.random.key(0), shape) for shape in ((4096, size // 4096), (size // 4096,)))
     product = jax.jit(jnp.dot)
     return lambda: product(x, y).block_until_ready()
 
@@ -83,23 +82,5 @@ def torch_read(device: str, size: int) -> Callable[[], object]:
     from experiments.benchmarks import peers
 
     torch, place, wait = peers.torch(device)
-    x, y = torch.ones((4096, size // 4096), device=place), torch.ones(size // 4096, device=place)
+    x, y = torch.randn((4096, size // 4096), device=place), torch.randn(size // 4096, device=place)
     return lambda: wait(x @ y)
-
-
-def jax_copy(device: str, size: int) -> Callable[[], object]:
-    """Each number read, negated and written."""
-    import jax
-    import jax.numpy as jnp
-
-    x, negative = jnp.ones(size), jax.jit(lambda x: -x)
-    return lambda: negative(x).block_until_ready()
-
-
-def torch_copy(device: str, size: int) -> Callable[[], object]:
-    """The same."""
-    from experiments.benchmarks import peers
-
-    torch, place, wait = peers.torch(device)
-    x = torch.ones(size, device=place)
-    return lambda: wait(torch.neg(x))

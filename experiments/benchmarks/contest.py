@@ -45,10 +45,12 @@ class Program:
     Attributes:
       name: for people; what this repository does begins with "ours".
       maker: `module:function` in this folder; called with `arguments` in the program's own process, it returns what
-        is timed. That takes nothing, waits for what it computes, and may return the seconds that count.
+        is timed. That takes nothing, waits for what it computes, and may return the seconds that count, or a
+        dictionary of what is to be noted in the program's row.
       arguments: what JSON can hold.
       needs: what is imported first and not counted as its memory; packages of the extra `oracle` may be missing.
       absent: why it cannot take part, or "".
+      repeats: timings at most, fewer than those of the case; None: as many.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Program:
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     needs: tuple[str, ...] = ()
     absent: str = ""
+    repeats: int | None = None
 
     @property
     def ours(self) -> bool:
@@ -88,11 +91,12 @@ class Case:
 
 @dataclasses.dataclass
 class Result:
-    """What became of a program: its timings in seconds and most bytes of memory, or why there are none."""
+    """What became of a program: timings in seconds, most bytes of memory, what it noted; or why there are none."""
 
     program: Program
     seconds: list[float] = dataclasses.field(default_factory=list)
     memory: int | None = None
+    noted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     failure: str = ""
 
 
@@ -119,6 +123,10 @@ class Worker:
     def memory(self) -> int | None:
         """The most bytes of memory so far, without what the libraries take before the program is made."""
         return self._ask("memory")["memory"]
+
+    def noted(self) -> dict[str, Any]:
+        """What the program's last call returned for its row."""
+        return self._ask("noted")["noted"]
 
     def end(self) -> None:
         """Takes the process away, whatever it is doing."""
@@ -165,13 +173,13 @@ def run(case: Case, settings: Settings, repeats: int, say: Callable[[str], None]
         for repeat in range(min(repeats, case.repeats or repeats)):
             first = repeat % max(1, len(running))
             for result, worker in running[first:] + running[:first]:
-                if not result.failure:
+                if not result.failure and repeat < (result.program.repeats or repeats):
                     with _noting(result):
                         result.seconds.append(worker.seconds())
         for result, worker in running:
             if not result.failure:
                 with _noting(result):
-                    result.memory = worker.memory()
+                    result.memory, result.noted = worker.memory(), worker.noted()
     return results
 
 

@@ -22,7 +22,10 @@ def prefill(settings: Settings) -> list[Case]:
 
 
 def decode(settings: Settings) -> list[Case]:
-    """Further tokens: a call for one more than `tokens`, less a call for one, so that no prompt is counted."""
+    """Further tokens: a call for one more than `tokens`, less a call for one, so that no prompt is counted.
+
+    What a call does once, but only where there is more than one token, is counted: ours copies the blocks.
+    """
     return _cases("decode", settings, prompt=16, tokens=settings.choose(32, 128, 2))
 
 
@@ -45,6 +48,9 @@ def _cases(
             }  # fmt: skip
             programs = [Program("ours", "decoding:ours", arguments, OURS)]
             programs.append(Program("transformers", "decoding:hugging_face", arguments, HUGGING_FACE))
+            if name == "decode" and not settings.tiny:  # compiling takes longer than a test may
+                compiled = {**arguments, "compiled": True}
+                programs.append(Program("transformers compiled", "decoding:hugging_face", compiled, HUGGING_FACE))
             read = tokens * matrices * (4 if precision == "float32" else 2)
             if name == "prefill":
                 amount, needed = batch * prompt, {"flops": batch * _reading_flops(config, prompt)}
@@ -79,15 +85,21 @@ def ours(
 
 
 def hugging_face(
-    tiny: bool, batch: int, prompt: int, tokens: int, precision: str, device: str, beams: int, difference: bool
-) -> Callable[[], Any]:
-    """`generate` of `transformers`, with its key/value cache."""
+    tiny: bool, batch: int, prompt: int, tokens: int, precision: str, device: str, beams: int, difference: bool,
+    compiled: bool = False,
+) -> Callable[[], Any]:  # fmt: skip
+    """`generate` of `transformers`, with its key/value cache; compiled: a static one, and `torch.compile`."""
     torch, place, wait = peers.torch(device)
     from experiments.benchmarks.hugging_face import gpt2
 
     network = gpt2(sizes.config("gpt2", tiny=tiny), precision).to(place)
     ids = torch.from_numpy(_prompt(network.config.vocab_size, batch, prompt)).long().to(place)
     options = {"do_sample": False, "num_beams": max(1, beams), "attention_mask": torch.ones_like(ids)}
+    if compiled:
+        from transformers import CompileConfig
+
+        options |= {"cache_implementation": "static", "compile_config": CompileConfig()}
+        options["compile_config"]._compile_all_devices = True  # else only on accelerators
 
     def write(length: int) -> None:
         with torch.inference_mode():

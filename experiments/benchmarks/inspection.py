@@ -1,13 +1,12 @@
-"""What looking inside costs: capturing every pattern, taps that nothing uses, and measuring heads while training.
+"""What looking inside costs while it is unused, and what measuring heads costs while training.
 
-    python -m experiments.benchmarks.inspection [--torch]
+    python -m experiments.benchmarks.inspection
 
-Method: GPT-2 small with random weights, on random tokens. Programs are warmed up, then timed in turn, `--repeats`
-times; medians are printed, with the lowest and the highest. The plain forward pass forms every pattern too, so a ratio
-says what keeping them costs. Unused taps are compared as programs, not in time: the forward pass as it is handed to the
+Method: unused taps are compared as programs, not in time: the forward pass of GPT-2 small as it is handed to the
 compiler, beside one whose taps can do nothing at all. Heads are measured as `training.head_metrics_every` does, with
-the recipe's model and batch; the cost is the time of one measurement over that of `--every` steps. `--torch` repeats
-the first comparison with forward hooks on the same architecture in `transformers`, which the extra `oracle` installs.
+the recipe's model and batch: steps and measurements are warmed up, then timed in turn, `--repeats` times; medians are
+printed, with the lowest and the highest, and the time of one measurement over that of `--every` steps. What it costs to
+keep patterns is the workload `inspection` of `experiments.benchmarks.run`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from absl import flags
 
 from experiments import command
 from experiments.experiment import Experiment
-from transformer import inspection, models, training
+from transformer import models, training
 from transformer.inspection import patterns
 from transformer.nn.tap import Tap
 from transformer.training import optimizers, parallel, telemetry
@@ -40,7 +39,6 @@ _LENGTH = flags.DEFINE_integer("length", 512, "Tokens in a row.", lower_bound=1)
 _RECIPE = flags.DEFINE_string("recipe", "experiments/configs/stdlib.py", "What is trained while heads are measured.")
 _EVERY = flags.DEFINE_integer("every", 50, "Steps between measurements of heads.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Timings of which the median counts.", lower_bound=1)
-_TORCH = flags.DEFINE_boolean("torch", False, "Also time forward hooks in PyTorch.")
 
 
 class Nothing(Tap):
@@ -60,14 +58,11 @@ class Nothing(Tap):
 
 
 def main() -> None:
-    """Print one line for each program that is timed, and what they come to."""
+    """Print whether the programs are the same, then one line for each that is timed, and what they come to."""
     experiment, config = Experiment.build(runpy.run_path(_RECIPE.value)["get_config"]()), _config()
     print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
-    ids = np.random.default_rng(0).integers(0, config.vocab, (_BATCH.value, _LENGTH.value), np.int32)
-    _capture(models.Transformer(config), jnp.asarray(ids))
+    _compare(models.Transformer(config))
     _train(experiment)
-    if _TORCH.value:
-        _hooks(config, ids)
 
 
 def _config() -> models.ModelConfig:
@@ -78,18 +73,13 @@ def _config() -> models.ModelConfig:
     return dataclasses.replace(published, width=_WIDTH.value, length=_LENGTH.value, decoder=decoder)
 
 
-def _capture(model: models.Transformer, tokens: jax.Array) -> None:
-    params = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
+def _compare(model: models.Transformer) -> None:
+    tokens = jax.ShapeDtypeStruct((_BATCH.value, _LENGTH.value), jnp.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
     plain = jax.jit(lambda params, tokens: model.apply({"params": params}, tokens))
     untapped = jax.jit(lambda params, tokens: model.apply({"params": params}, tokens, tap=Nothing()))
     same = plain.lower(params, tokens).as_text() == untapped.lower(params, tokens).as_text()
     print(f"unused taps: {'the same program' if same else 'ANOTHER PROGRAM'} as without taps")
-    programs = {
-        "forward": lambda: plain(params, tokens),
-        "every pattern": lambda: inspection.run(model, params, tokens, capture="decoder/*/pattern"),
-        "every score": lambda: patterns.totals(model, params, tokens),
-    }
-    _print_ratios(_interleaved(programs))
 
 
 def _train(experiment: Experiment) -> None:
@@ -119,35 +109,6 @@ def _train(experiment: Experiment) -> None:
     _print_ratios(seconds)
     one, other = (statistics.median(seconds[name]) for name in ("training step", "heads"))
     print(f"heads measured every {_EVERY.value} steps: {other / one / _EVERY.value:.2%} of the time of the steps")
-
-
-def _hooks(config: models.ModelConfig, ids: np.ndarray) -> None:
-    try:
-        import torch
-        import transformers
-    except ImportError:
-        raise ValueError("torch is not installed: pip install 'transformer-research[oracle]'") from None
-    sizes = {"n_layer": _DEPTH.value, "n_embd": config.width, "n_head": _HEADS.value, "n_positions": config.length}
-    same = transformers.GPT2Config(vocab_size=config.vocab, attn_implementation="eager", **sizes)
-    network, tokens, kept = transformers.GPT2LMHeadModel(same).eval(), torch.asarray(ids).long(), []
-
-    def forward() -> int:
-        with torch.inference_mode():
-            network(tokens, use_cache=False)
-        return len(kept)
-
-    def hooked() -> int:
-        kept.clear()
-        keep = lambda module, inputs, outputs: kept.append(outputs[1])  # noqa: E731
-        handles = [block.attn.register_forward_hook(keep) for block in network.transformer.h]
-        forward()
-        for handle in handles:
-            handle.remove()
-        return len(kept)
-
-    _print_ratios(_interleaved({f"torch {torch.__version__} forward": forward, "torch, every pattern": hooked}))
-    if [pattern.shape for pattern in kept] != [(*ids.shape[:1], _HEADS.value, *ids.shape[1:] * 2)] * _DEPTH.value:
-        raise RuntimeError("the hooks did not see every layer's pattern")
 
 
 def _interleaved(programs: dict[str, Callable]) -> dict[str, list[float]]:

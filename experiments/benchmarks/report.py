@@ -53,7 +53,7 @@ def _row(case: Case, result: Result, peers: Mapping[str, Sequence[float]], limit
     row = {
         "case": case.name, "precision": case.precision, "program": result.program.name, "seconds": result.seconds,
         "median": median, "rate": case.amount / median if median > 0 else None, "unit": case.unit,
-        "memory": result.memory,
+        "memory": result.memory, **result.noted,
     }  # fmt: skip
     reached = ceilings.share(case, median, limits) if median > 0 else None
     if reached:
@@ -76,7 +76,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
         case = (row["case"], row["precision"])
         if before not in (None, case):
             out.add_section()
-        out.add_row(*(case if case != before else ("", "")), row["program"], *_cells(row))
+        kept = f", {row['accepted']:.0%} accepted" if "accepted" in row else ""
+        out.add_row(*(case if case != before else ("", "")), row["program"] + kept, *_cells(row))
         before = case
     return out
 

@@ -28,6 +28,8 @@ import json
 import os
 import pathlib
 import platform
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -121,7 +123,11 @@ def _settings() -> Settings:
 
 
 def _check_results(path: str | None) -> None:
-    if path is not None and not pathlib.Path(path).parent.is_dir():
+    if path is None:
+        return
+    if pathlib.Path(path).is_dir():
+        raise ValueError(f"--results={path!r} is a folder: name a file")
+    if not pathlib.Path(path).parent.is_dir():
         raise ValueError(f"--results={path!r} is in no folder that exists: make it first")
 
 
@@ -149,11 +155,31 @@ def _about(settings: Settings, limits: dict[str, float]) -> dict[str, Any]:
     """What the numbers are numbers of."""
     libraries = [name for name in ("jax", "flax", "torch", "transformers") if _installed(name)]
     return {
-        "machine": f"{platform.machine()}, {peers.cores()} cores, {platform.system()}",
+        "machine": f"{_processor()}, {peers.cores()} cores, {platform.system()}",
         "device": settings.device,
         "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in libraries),
         "ceilings": ", ".join(_ceiling(name, rate) for name, rate in limits.items()),
-    }  # fmt: skip
+        "commit": _commit(),
+        "command": shlex.join(["python", "-m", "experiments.benchmarks.run", *sys.argv[1:]]),
+    }
+
+
+def _processor() -> str:
+    """Its name, or where none is told the kind of its instructions."""
+    told = pathlib.Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, names), platform.machine())
+
+
+def _commit() -> str:
+    """The commit of this code, marked where files differ from it; "unknown" outside git."""
+    asked = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        folder = pathlib.Path(__file__).parent
+        return subprocess.run(asked, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _ceiling(name: str, rate: float) -> str:

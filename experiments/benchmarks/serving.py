@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from experiments.benchmarks.contest import HUGGING_FACE, Case, Program, Settings
 from transformer import models
 
 DECODING = ("transformer.decoding",)
-DRAFT_DEPTH, PROPOSALS = 2, 4
+DRAFT_DEPTH, PROPOSALS = 2, 4  # the layers that a draft has at most
 
 
 def serve(settings: Settings) -> list[Case]:
@@ -36,17 +37,23 @@ def serve(settings: Settings) -> list[Case]:
 
 
 def speculative(settings: Settings) -> list[Case]:
-    """A draft of two layers. Random tied weights repeat their last token, so it is right: the most there is to gain."""
+    """A draft of two layers that is always right, the most there is to gain, and the same model without one.
+
+    The draft is the model's own first layers; the others add nothing, for the matrices that they write with are 0.
+    """
     tokens = settings.choose(64, 128, 4)
     found = []
     for precision in settings.precisions:
-        arguments = {"tiny": settings.tiny, "tokens": tokens, "precision": precision, "device": settings.device}
-        programs = [
-            Program("ours", "serving:our_draft", arguments, DECODING),
-            Program("ours, no draft", "serving:our_draft", {**arguments, "proposals": 0}, DECODING),
-            Program("transformers", "serving:hugging_face_draft", arguments, HUGGING_FACE),
-        ]
-        found.append(Case("speculative, batch 1", precision, programs, tokens, "tokens"))
+        for name, proposals in (("speculative, batch 1", PROPOSALS), ("no draft, batch 1", 0)):
+            arguments = {
+                "tiny": settings.tiny, "tokens": tokens, "precision": precision, "device": settings.device,
+                "proposals": proposals,
+            }  # fmt: skip
+            programs = [
+                Program("ours", "serving:our_draft", arguments, DECODING),
+                Program("transformers", "serving:hugging_face_draft", arguments, HUGGING_FACE),
+            ]
+            found.append(Case(name, precision, programs, tokens, "tokens"))
     return found
 
 
@@ -57,7 +64,14 @@ def our_service(count: int, most: int, slots: int, prompt: int, **model: Any) ->
     network, params = _ours(**model)
     prompts, lengths = _prompts(network.config.vocab, count, prompt), _lengths(count, most)
     requests = [Request(row, int(length)) for row, length in zip(prompts, lengths, strict=True)]
-    return lambda: sum(len(r.tokens) for r in serve(network, params, requests, capacity=prompt + most, slots=slots))
+
+    def program() -> None:
+        responses = serve(network, params, requests, capacity=prompt + most, slots=slots)
+        answered, asked = sum(len(response.tokens) for response in responses), int(lengths.sum())
+        if answered != asked:
+            raise RuntimeError(f"{answered} tokens came back of {asked}")
+
+    return program
 
 
 def our_batches(count: int, most: int, slots: int, prompt: int, **model: Any) -> Callable[[], Any]:
@@ -92,51 +106,89 @@ def hugging_face_batches(
     return _in_batches(write, _prompts(network.config.vocab_size, count, prompt), _lengths(count, most), slots)
 
 
-def our_draft(tokens: int, proposals: int = PROPOSALS, **model: Any) -> Callable[[], Any]:
-    """`decoding.speculative.speculate`; with no proposals `decoding.generate`."""
+def our_draft(tokens: int, proposals: int, **model: Any) -> Callable[[], Any]:
+    """`decoding.speculate`, which notes the share of proposals that are accepted; with none `decoding.generate`."""
     import jax
 
     from transformer import decoding
-    from transformer.decoding.speculative import speculate
 
-    network, params = _ours(**model)
-    draft, draft_params = _ours(**model, depth=DRAFT_DEPTH)
-    ids = _prompts(network.config.vocab, 1, 8)
+    pair = _our_pair(**model)
+    ids = _prompts(pair[0].config.vocab, 1, 8)
 
-    def program() -> None:
-        if proposals:
-            found = speculate(network, params, draft, draft_params, ids, length=tokens, proposals=proposals).tokens
-        else:
-            found = decoding.generate(network, params, ids, length=tokens)
-        jax.block_until_ready(found)
+    def alone() -> None:
+        jax.block_until_ready(decoding.generate(*pair[:2], ids, length=tokens))
 
-    return program
+    def program() -> dict[str, float]:
+        found = jax.block_until_ready(decoding.speculate(*pair, ids, length=tokens, proposals=proposals))
+        return {"accepted": float(found.accepted.sum() / found.proposed.sum())}
+
+    return program if proposals else alone
 
 
-def hugging_face_draft(tokens: int, tiny: bool, precision: str, device: str) -> Callable[[], Any]:
-    """`generate` of `transformers` with an assistant."""
+def hugging_face_draft(tokens: int, proposals: int, tiny: bool, precision: str, device: str) -> Callable[[], Any]:
+    """`generate` of `transformers` with an assistant, which proposes as many tokens however sure it is; or without."""
     torch, place, wait = peers.torch(device)
     from experiments.benchmarks.hugging_face import gpt2
 
-    network = gpt2(sizes.config("gpt2", tiny=tiny), precision).to(place)
-    draft = gpt2(sizes.config("gpt2", tiny=tiny, depth=DRAFT_DEPTH), precision).to(place)
-    draft.generation_config.num_assistant_tokens = PROPOSALS
+    config = sizes.config("gpt2", tiny=tiny)
+    depth = _draft_depth(config)
+    network = gpt2(config, precision).to(place)
+    with torch.no_grad():
+        for block in network.transformer.h[depth:]:
+            for parameter in (*block.attn.c_proj.parameters(), *block.mlp.c_proj.parameters()):
+                parameter.zero_()
+    draft = gpt2(sizes.config("gpt2", tiny=tiny, depth=depth), precision).to(place)
+    draft.load_state_dict(network.state_dict(), strict=False)  # the draft has no place for the further layers
+    draft.generation_config.num_assistant_tokens = proposals
     draft.generation_config.num_assistant_tokens_schedule = "constant"
-    ids = torch.from_numpy(_prompts(network.config.vocab_size, 1, 8)).long().to(place)
-    options = {"do_sample": False, "attention_mask": torch.ones_like(ids), "assistant_model": draft}
+    draft.generation_config.assistant_confidence_threshold = 0.0  # else it stops where it is not sure
+    ids, read = torch.from_numpy(_prompts(config.vocab, 1, 8)).long().to(place), []
+    options = {"do_sample": False, "attention_mask": torch.ones_like(ids), "max_new_tokens": tokens}
+    if proposals:
+        options["assistant_model"] = draft
+        note = lambda module, inputs, named: read.append(named["input_ids"].shape[1])  # noqa: E731
+        network.register_forward_pre_hook(note, with_kwargs=True)
 
-    def program() -> None:
+    def program() -> dict[str, float]:
+        read.clear()
         with torch.inference_mode():
-            wait(network.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, **options))
+            wait(network.generate(ids, min_new_tokens=tokens, **options))
+        if not proposals:
+            return {}
+        # A pass reads the token before, or the prompt, and proposals; it gives those that it accepts, and one more.
+        proposed = sum(read) - ids.shape[1] - (len(read) - 1)
+        return {"accepted": (tokens - len(read)) / proposed}
 
     return program
 
 
-def _ours(tiny: bool, precision: str, device: str, depth: int | None = None) -> tuple[models.Transformer, dict]:
+def _draft_depth(config: models.ModelConfig) -> int:
+    """Layers of a draft: fewer than the model's."""
+    return min(DRAFT_DEPTH, config.decoder.depth - 1)
+
+
+def _our_pair(**model: Any) -> tuple[models.Transformer, dict, models.Transformer, dict]:
+    """A model whose last layers add nothing, and a draft that is the others."""
+    import jax
+
+    network, params = _ours(**model)
+    config, decoder = network.config, params["decoder"]
+    depth = _draft_depth(config)
+
+    def silenced(path: tuple, leaf: jax.Array) -> jax.Array:
+        return leaf.at[depth:].set(0) if {"output", "down"} & {step.key for step in path} else leaf
+
+    params = {**params, "decoder": {**decoder, "blocks": jax.tree_util.tree_map_with_path(silenced, decoder["blocks"])}}
+    first = jax.tree.map(lambda leaf: leaf[:depth], decoder["blocks"])
+    shallow = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, depth=depth))
+    return network, params, models.Transformer(shallow), {**params, "decoder": {**decoder, "blocks": first}}
+
+
+def _ours(tiny: bool, precision: str, device: str) -> tuple[models.Transformer, dict]:
     import jax
     import jax.numpy as jnp
 
-    network = models.Transformer(sizes.config("gpt2", tiny=tiny, depth=depth, dtype=precision, param_dtype=precision))
+    network = models.Transformer(sizes.config("gpt2", tiny=tiny, dtype=precision, param_dtype=precision))
     return network, jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
 
 

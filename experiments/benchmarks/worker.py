@@ -1,6 +1,7 @@
 """The process that one program of a benchmark runs in: told what to do by lines of JSON, which `contest` writes.
 
-The first line names the program; it is made and warmed up. Each further one asks for a timing or for the memory taken.
+The first line names the program; it is made and warmed up. Each further one asks for a timing, for the memory taken or
+for what the program noted.
 """
 
 from __future__ import annotations
@@ -28,31 +29,41 @@ def main() -> None:
         print(json.dumps(content), file=channel, flush=True)
 
     try:
-        time_calls, memory = _prepare(json.loads(sys.stdin.readline()))
+        answers = _prepare(json.loads(sys.stdin.readline()))
         answer(ready=True)
         for line in sys.stdin:
-            if json.loads(line) == "time":
-                answer(seconds=time_calls())
-            else:
-                answer(memory=memory())
+            name, tell = answers[json.loads(line)]
+            answer(**{name: tell()})
     except Exception as error:  # a peer's compiler may fail in any way; what it said goes into the report
         answer(error=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
-def _prepare(request: dict[str, Any]) -> tuple[Callable[[], float], Callable[[], int]]:
-    """A function that times one call, and one that tells the memory taken."""
+def _prepare(request: dict[str, Any]) -> dict[str, tuple[str, Callable[[], Any]]]:
+    """For each question the name of its answer, and what finds that: the seconds of one call, the memory, the notes."""
     module, name = request["maker"].split(":")
     _start_library(request["needs"])
     maker = getattr(importlib.import_module(f"experiments.benchmarks.{module}"), name)
     start = _peak()
     program = maker(**request["arguments"])
-    spent = [_seconds(program) for _ in range(request["warmups"])]
+    noted: dict[str, Any] = {}
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        own = program()
+        spent = time.perf_counter() - start
+        noted.update(own if isinstance(own, dict) else {})
+        return own if isinstance(own, float) else spent
+
+    spent = [seconds() for _ in range(request["warmups"])]
     calls = min(MOST_CALLS, math.ceil(request["least"] / spent[-1]) or 1) if spent and spent[-1] > 0 else 1
 
     def time_calls() -> float:
-        return sum(_seconds(program) for _ in range(calls)) / calls
+        return sum(seconds() for _ in range(calls)) / calls
 
-    return time_calls, lambda: _device_peak() if request["device"] == "gpu" else _peak() - start
+    def memory() -> int:
+        return _device_peak() if request["device"] == "gpu" else _peak() - start
+
+    return {"time": ("seconds", time_calls), "memory": ("memory", memory), "noted": ("noted", lambda: noted)}
 
 
 def _start_library(needs: list[str]) -> None:
@@ -65,13 +76,6 @@ def _start_library(needs: list[str]) -> None:
         import jax
 
         jax.jit(lambda x: x + 1)(1.0).block_until_ready()
-
-
-def _seconds(program: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    own = program()
-    spent = time.perf_counter() - start
-    return own if isinstance(own, float) else spent
 
 
 def _peak() -> int:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.decoding import Greedy, Temperature, TopK, TopP, generate, stream
+from transformer.decoding import Greedy, Temperature, TopK, TopP, generate, loop, stream
 from transformer.models.config import Attention, Mlp, ModelConfig, Norm, Position, Readout, Stack
 from transformer.models.transformer import Transformer
 from transformer.nn import cache as caches
@@ -252,6 +252,8 @@ def test_learned_positions_can_be_used_to_the_last():
 
 ERRORS = {
     "length=0": ({"length": 0}, "length=0"),
+    "half a length": ({"length": 1.5}, "length=1.5: it must be a whole number"),
+    "boolean length": ({"length": True}, "length=True"),
     "empty row": ({"prompt": [[1], []]}, "empty row, row 1"),
     "empty": ({"prompt": []}, "prompt is empty"),
     "text": ({"prompt": "to be"}, "text.*tokenizer"),
@@ -277,7 +279,14 @@ ERRORS = {
     "stops in rows": ({"stop": [[5], [6]]}, r"stop=\[\[5\], \[6\]\] must be"),
     "wide padding": ({"pad": 2**40}, f"pad={2**40} must be a whole number of 32 bits"),
     "penalty": ({"repetition_penalty": 0.0}, "repetition_penalty=0.0"),
+    "infinite penalty": ({"repetition_penalty": float("inf")}, "repetition_penalty=inf"),
+    "penalty beyond float32": (
+        {"repetition_penalty": 1e300},
+        r"repetition_penalty=1e\+300: it must be positive and finite",
+    ),
+    "penalty in words": ({"repetition_penalty": "much"}, "repetition_penalty='much'"),
     "capacity": ({"capacity": 5}, "capacity=5 .*use 66"),
+    "half a capacity": ({"capacity": 128.5}, "capacity=128.5: it must be a whole number"),
     "source": ({"source": [[1]]}, "no encoder"),
     "source_mask": ({"source_mask": [[True]]}, "without a source"),
 }
@@ -325,8 +334,16 @@ def test_refuses_an_encoder_and_tracing():
         generate(encoder, {}, [[1]])
     with pytest.raises(ValueError, match="outside jit"):
         jax.jit(lambda prompt: generate(*BASIC, prompt))(jnp.ones((1, 2), jnp.int32))
-    with pytest.raises(ValueError, match="block=0"):
-        stream(*BASIC, [[1]], block=0)
+    for block in (0, 1.5, True):
+        with pytest.raises(ValueError, match=f"block={block}: it must be a whole number"):
+            stream(*BASIC, [[1]], block=block)
+
+
+def test_one_token_needs_no_second_copy_of_the_blocks(monkeypatch):
+    several = np.asarray(generate(*BASIC, PROMPTS, length=2))
+    monkeypatch.setattr(loop, "prepare", lambda *_: pytest.fail("a copy is made"))
+    np.testing.assert_array_equal(generate(*BASIC, PROMPTS, length=1), several[:, :1])
+    np.testing.assert_array_equal(np.concatenate([*stream(*BASIC, PROMPTS, length=1)]), several[:, :1])
 
 
 def test_banned_tokens_are_never_chosen_and_the_next_best_is():

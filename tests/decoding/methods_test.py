@@ -63,6 +63,12 @@ def test_equal_methods_are_one_key_of_a_dictionary(method):
     assert method.random == (method != Greedy())
 
 
+def test_a_whole_number_may_be_numpys():
+    np.testing.assert_array_equal(
+        TopK(np.int64(2)).filter(jnp.array([1.0, 3.0, 2.0])), TopK(2).filter(jnp.array([1.0, 3.0, 2.0]))
+    )
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -70,6 +76,7 @@ def test_equal_methods_are_one_key_of_a_dictionary(method):
         (lambda: Temperature(float("nan")), "temperature=nan"),
         (lambda: TopK(0), "k=0"),
         (lambda: TopK(2.5), "k=2.5"),
+        (lambda: TopK(True), "k=True"),
         (lambda: TopK(3, temperature=-1.0), "temperature=-1.0"),
         (lambda: TopP(0.0), "p=0.0"),
         (lambda: TopP(1.5), "p=1.5"),

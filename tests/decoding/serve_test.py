@@ -154,10 +154,11 @@ def test_a_request_that_cannot_be_served_is_answered_and_costs_no_others():
         "must hold integer token ids": Request([1.5], 5, jax.random.key(0)),
         "token ids [B, T]": Request([[1], [2]], 5, jax.random.key(0)),
         "capacity=48 is too small for a prompt of 40 and length=10: use 49": Request([1] * 40, 10, jax.random.key(0)),
-        "length=0: ask for at least 1": Request([1], 0, jax.random.key(0)),
-        "length=2.5 must be a whole number": Request([1], 2.5, jax.random.key(0)),
+        "length=0: it must be a whole number": Request([1], 0, jax.random.key(0)),
+        "length=2.5: it must be a whole number": Request([1], 2.5, jax.random.key(0)),
         "draws at random: give it key=": Request([1], 5),
-        "key must be one typed key": Request([1], 5, jax.random.key(0, impl="rbg")),
+        "key must be one typed key": Request([1], 5, 0),
+        "key must be of the implementation": Request([1], 5, jax.random.key(0, impl="rbg")),
         "stop holds -1": Request([1], 5, jax.random.key(0), stop=-1),
     }
     mixed = list(itertools.chain.from_iterable(itertools.zip_longest(good, wrong.values())))
@@ -188,9 +189,9 @@ def test_prompts_are_padded_to_few_widths_and_each_is_one_program():
 def test_arguments_that_no_request_could_be_served_with_are_refused_at_once():
     model, params = BASIC
     for options, said in (
-        ({"slots": 0}, "slots=0: it must be at least 1"),
-        ({"capacity": 0}, "capacity=0: it must be at least 1"),
-        ({"block": 0}, "block=0: it must be at least 1"),
+        ({"slots": 0}, "slots=0: it must be a whole number, 1 or more"),
+        ({"capacity": 12.5}, "capacity=12.5: it must be a whole number"),
+        ({"block": 1.5}, "block=1.5: it must be a whole number"),
         ({"stop": 61}, "stop holds 61"),
         ({"banned": range(VOCAB)}, "banned holds all 61 tokens"),
     ):

@@ -142,6 +142,34 @@ def test_two_architectures_and_learned_positions_used_to_the_last():
         assert new == [likeliest(model, params, [*prompt, *new[:count]]) for count in range(10)]
 
 
+@pytest.mark.parametrize("vocab", [70, 45])
+def test_a_draft_may_have_more_or_fewer_logits(vocab):
+    draft, params = build(model_config(vocab=vocab))
+    same = lambda path, own, drafts: own if own.shape == drafts.shape else widened(own, drafts)  # noqa: E731
+
+    def widened(own, drafts):
+        own = own[tuple(slice(0, size) for size in drafts.shape)]
+        # What only the draft has would be all that it proposes.
+        return jnp.pad(
+            own, [(0, more - size) for more, size in zip(drafts.shape, own.shape, strict=True)], constant_values=9.0
+        )
+
+    params = jax.tree_util.tree_map_with_path(same, PARAMS, params)
+    assert vocab > VOCAB or np.any(free() >= vocab), "a draft that lacks nothing shows nothing"
+    out = speculate(MODEL, PARAMS, draft, params, PROMPTS, length=LENGTH, stop=UNUSED, proposals=4)
+    np.testing.assert_array_equal(out.tokens, free())
+    assert out.accepted.sum() / out.proposed.sum() > (0.99 if vocab > VOCAB else 0.1)
+
+
+@pytest.mark.parametrize("temperature", [1e-12, 1e-46])
+def test_at_the_lowest_temperature_a_draw_is_greedy(temperature):
+    options = {"length": LENGTH, "stop": UNUSED, "method": Temperature(temperature), "key": jax.random.key(0)}
+    np.testing.assert_array_equal(generate(MODEL, PARAMS, PROMPTS, **options), free())
+    for draft in ("near", "itself"):
+        out = speculate(MODEL, PARAMS, MODEL, DRAFTS[draft], PROMPTS, proposals=4, **options)
+        np.testing.assert_array_equal(out.tokens, free())
+
+
 SMALL, SIZE, ROWS = model_config(vocab=5, width=8), 5, 8192
 # Weights such that both distributions are far from flat, and from each other.
 TARGET, GUESS = build(SMALL, seed=2, deviation=0.35), build(SMALL, seed=3, deviation=0.35)
@@ -229,7 +257,10 @@ ERRORS = {
     "model with an encoder": ({"model": model_config(encoder=ENCODER)}, "^model has an encoder"),
     "an encoder alone": ({"model": ModelConfig(VOCAB, 16, encoder=ENCODER)}, "^model has an encoder"),
     "draft with an encoder": ({"draft": model_config(encoder=ENCODER)}, "^draft has an encoder"),
-    "vocabularies": ({"draft": model_config(vocab=60)}, "draft has a vocabulary of 60 and model one of 61"),
+    "a draft with nothing to propose": (
+        {"draft": model_config(vocab=4), "banned": range(4)},
+        "^draft: banned holds all 4 tokens",
+    ),
     "a draft with few positions": (
         {"draft": dataclasses.replace(model_config(position="learned"), length=8)},
         "^draft: length=10 after a prompt of 3 needs 12 positions.*config.length=8",

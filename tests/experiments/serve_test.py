@@ -29,11 +29,37 @@ runpy.run_module("experiments.serve", run_name="__main__", alter_sys=True)
 """
 
 
+# Where standard input is closed, and where parameters are no numbers.
+CLOSED = """
+import runpy, sys
+
+sys.stdin = None
+runpy.run_module("experiments.serve", run_name="__main__", alter_sys=True)
+"""
+BROKEN = """
+import dataclasses, runpy
+import jax
+from experiments import loading
+
+load = loading.load
+
+def broken(*options):
+    trained = load(*options)
+    return dataclasses.replace(trained, params=jax.tree.map(lambda leaf: leaf * float("nan"), trained.params))
+
+loading.load = broken
+runpy.run_module("experiments.serve", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serve")
     (folder / "in.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(PROMPTS).encode())  # as Windows writes it
     objects = [{"prompt": "the", "seed": 7, "length": 5}, {"prompt": "on", "id": "é"}, {"prompt": "two"}]
+    objects.append({"prompt": "on and on " * 5, "id": "long"})
+    (folder / "closed.py").write_text(CLOSED)
+    (folder / "broken.py").write_text(BROKEN)
     (folder / "in.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in objects))
     return folder
 
@@ -71,7 +97,8 @@ def test_each_prompt_has_the_text_that_generate_writes(scripts, lettered, folder
 
     made = parsed(objects.stdout)
     assert first.startswith("the" + made[1]["text"]) and made[1]["tokens"] == len(made[1]["text"]) == 5
-    assert made["é"]["tokens"] == made[3]["tokens"] == 9
+    assert made["é"]["tokens"] == made[3]["tokens"] == made["long"]["tokens"] == 9
+    assert made["long"]["cut"] == 50 - (32 - 8) and "cut" not in made[3]  # the last of nine tokens takes no place
     answered = parsed(answers.read_text())
     assert list(answered) == [1, 2, 3, "x", 5]  # one after the other, as each was waited for
     assert answered[1]["text"] == rows[1]["text"]
@@ -111,8 +138,11 @@ def test_mistakes_are_one_line_and_nothing_is_written(scripts, paired, lettered,
         "capacity=33 exceeds the model's config.length=32": [here, texts, output, "--capacity=33", "--length=9"],
         "for a model with an encoder use generate": [*both, output],
         "--workdir is missing": [texts],
+        "standard input is closed: name a file with --input": [str(folder / "closed.py"), here, output],
+        "step 3 has parameters that are not finite": [str(folder / "broken.py"), here, texts, output],
     }
-    for said, process in zip(asked, scripts([[SERVE, *each] for each in asked.values()]), strict=True):
+    lines = [each if each[0].endswith(".py") else [SERVE, *each] for each in asked.values()]
+    for said, process in zip(asked, scripts(lines), strict=True):
         assert (process.returncode, process.stdout) == (2, ""), (process.args, process.stderr)
         (line,) = process.stderr.splitlines()
         assert line.startswith("error: ") and said in line, line

@@ -110,7 +110,7 @@ def test_a_file_gives_a_file_whatever_is_searched_together(scripts, paired, fold
 
 def test_a_closed_standard_input_is_refused(imported, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(ValueError, match="standard input is closed: name a file of sources with --input"):
+    with pytest.raises(ValueError, match="standard input is closed: name a file with --input"):
         imported(TRANSLATE).answer(None, None)
 
 
@@ -126,7 +126,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(scripts, paired, made, fol
         "in.txt is the file of --input, which would be lost": [*given, f"--output={folder / 'in.txt'}"],
         "--output goes with --input": [here, f"--output={tmp_path / 'out.txt'}"],
         "empty.txt is empty: give a file": [here, f"--input={folder / 'empty.txt'}"],
-        "latin.txt is not UTF-8 (byte 2)": [here, f"--input={folder / 'latin.txt'}"],
+        "latin.txt, line 1 is not UTF-8 (byte 2)": [here, f"--input={folder / 'latin.txt'}"],
         "gap.txt, line 2 is empty": [here, f"--input={folder / 'gap.txt'}", f"--output={tmp_path / 'out.txt'}"],
         "long.txt, line 2 has 42 tokens with its end, and step 3 reads at most 41": [
             here, f"--input={folder / 'long.txt'}", f"--output={tmp_path / 'out.txt'}"

@@ -13,7 +13,7 @@ from experiments import loading, writing
 from experiments.experiment import SHAPES, Experiment
 from transformer import decoding, models, text
 from transformer.data import Data, Objective, Tokenizer
-from transformer.models import Attention, Init, ModelConfig, Stack
+from transformer.models import Attention, Init, ModelConfig, Position, Stack
 
 
 def test_prompts_begin_like_documents_and_lose_their_beginning_only_to_a_learned_table(made, lettered):
@@ -29,6 +29,20 @@ def test_prompts_begin_like_documents_and_lose_their_beginning_only_to_a_learned
         writing.prompt_ids(letters, words, 33)
     with pytest.raises(ValueError, match="prompt is empty"):
         writing.prompt_ids(letters, "", 5)
+
+
+def test_what_is_cut_keeps_the_opening_token_and_is_counted(made):
+    trained = loading.load(made.workdir)
+    stack = dataclasses.replace(trained.model.config.decoder, position=Position("learned"))
+    config = dataclasses.replace(trained.model.config, decoder=stack)
+    trained = dataclasses.replace(trained, model=models.Transformer(config))
+    words, opening = "on and on " * 10, trained.tokenizer.end
+    ids = trained.tokenizer.encode(words).tolist()
+    assert writing.prompt_ids(trained, words, 21) == [opening, *ids[-11:]]  # 20 and these 12 fill 32 places
+    assert writing.cut(trained, words, 21) == len(ids) - 11
+    assert (writing.prompt_ids(trained, "", 32), writing.cut(trained, "", 32)) == ([opening], 0)
+    with pytest.raises(ValueError, match="length=32 leaves no room for a prompt"):
+        writing.prompt_ids(trained, words, 32)
 
 
 def test_prompts_are_checked_before_training(made, lettered):

@@ -185,6 +185,7 @@ REFUSALS = [
     ("cudnn", "bfloat16", {"causal": True}, 5.0, 11, "soft cap"),
     ("cudnn", "bfloat16", {"valid": jnp.ones((BATCH, 11), bool)}, None, 11, "valid"),
     ("cudnn", "bfloat16", {"causal": True}, None, 9, "square"),
+    ("cudnn", "bfloat16", {"window": 4}, None, 11, "its windows are causal"),
     ("splash", "float32", {"causal": True}, None, 11, "multiples of 128"),
     ("splash", "float32", {"prefix": jnp.ones((BATCH, 11), bool), "causal": True}, None, 11, "prefix"),
 ]
@@ -197,6 +198,67 @@ def test_what_a_kernel_cannot_do_it_is_never_handed(name, dtype, parts, softcap,
         attention.attend(
             query, key[:, :keys], value[:, :keys], mask=Mask(**parts), softcap=softcap, implementation=name
         )
+
+
+class Device:
+    def __init__(self, platform, capability=None):
+        self.platform = platform
+        if capability is not None:
+            self.compute_capability = capability
+
+
+@pytest.mark.parametrize(
+    ("device", "width", "reason"),
+    [
+        (Device("gpu", "9.0"), 256, None),
+        (Device("gpu", "12.0"), 256, None),
+        (Device("gpu", "9.0"), 264, "at most 256 wide"),
+        (Device("gpu", "9.0"), 60, "multiple of 8"),
+        (Device("gpu", "8.6"), 128, None),
+        (Device("gpu", "8.6"), 136, "at most 128 wide"),
+        (Device("gpu", "7.5"), 64, "8.0"),
+        (Device("gpu", "gfx942"), 64, "NVIDIA"),
+        (Device("cpu"), 64, "NVIDIA"),
+    ],
+)
+def test_cudnn_takes_what_the_device_can(monkeypatch, device, width, reason):
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    query = jax.ShapeDtypeStruct((1, 16, 2, width), jnp.bfloat16)
+    refused = fused.cudnn_refuses(query, query, Mask(causal=True), None)
+    assert refused is None if reason is None else reason in refused
+
+
+@pytest.mark.parametrize(
+    ("dtype", "parts", "length", "keys", "width", "reason"),
+    [
+        ("float32", {"causal": True}, 128, 128, 64, None),
+        ("float32", {}, 128, 256, 128, None),
+        ("float16", {"causal": True}, 128, 128, 64, "not float16"),
+        ("float32", {"query_segments": 0, "key_segments": 1}, 128, 128, 64, "share their segments"),
+        ("float32", {"window": 9}, 128, 256, 64, "square"),
+        ("float32", {}, 128, 130, 64, "multiples of 128"),
+        ("bfloat16", {"causal": True}, 128, 128, 32, "multiple of 64 wide"),
+    ],
+)
+def test_what_splash_refuses(dtype, parts, length, keys, width, reason):
+    parts = {name: jnp.full((1, length), value) if "segments" in name else value for name, value in parts.items()}
+    query, key = (jax.ShapeDtypeStruct((1, size, 2, width), dtype) for size in (length, keys))
+    refused = fused.splash_refuses(query, key, Mask(**parts), None)
+    assert refused is None if reason is None else reason in refused
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's kernel runs on NVIDIA GPUs")
+@pytest.mark.parametrize("parts", [{}, {"causal": True}, {"causal": True, "window": 40}], ids=str)
+@pytest.mark.parametrize("width", [64, 256])
+def test_cudnn_computes_what_the_formula_does(parts, width):
+    mask, length = Mask(**parts), 128
+    arrays = [0.5 * array for array in example(2, length, width, dtype="bfloat16")]
+    if refused := fused.cudnn_refuses(arrays[0], arrays[1], mask, None):
+        pytest.skip(refused)
+    run = lambda *qkv: fused.cudnn(*qkv, mask=mask, scale=None)  # noqa: E731
+    allowed = np.broadcast_to(np.asarray(mask.array(length, length))[:, 0], (BATCH, length, length))
+    exact = [np.asarray(array, np.float32) for array in arrays]
+    check(with_gradients(run, *arrays), by_formula(*exact, allowed), 0.05)  # bfloat16 has 8 bits
 
 
 def test_long_sequences_are_chunked_and_what_is_observed_is_explicit(monkeypatch):

@@ -133,7 +133,16 @@ def test_min_p_compares_with_the_likeliest(p):
 
 def test_temperature_divides():
     logits = random(3, 5)
-    np.testing.assert_allclose(sampling.temperature(jnp.asarray(logits), 0.5), logits * 2, rtol=1e-6)
+    moved = logits - logits.max(axis=-1, keepdims=True)
+    np.testing.assert_allclose(sampling.temperature(jnp.asarray(logits), 0.5), moved * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_lowest_temperature_leaves_a_distribution(dtype):
+    logits = jnp.asarray([[40.0, 41.0, -jnp.inf, 3.0], [-5.0, -5.0, -6.0, -9.0]], dtype)
+    for temperature in (1e-9, 1e-38, 1e-46, 5e-324):  # the last two are 0 in float32
+        found = jax.nn.softmax(sampling.temperature(logits, temperature).astype(jnp.float32))
+        np.testing.assert_array_equal(found, [[0, 1, 0, 0], [0.5, 0.5, 0, 0]])
 
 
 def test_repetition_penalty_pushes_seen_tokens_down_whatever_their_sign():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ import numpy as np
 from transformer.decoding import loop, prompts
 from transformer.decoding.methods import Method
 from transformer.decoding.prompts import Rows
+from transformer.decoding.whole import whole
 from transformer.models.config import ModelConfig, Stack
 
 # Lengths are rounded up to these, so that prompts of different lengths share compiled programs.
@@ -36,8 +38,7 @@ def prompt(
     """
     if config.decoder is None:
         raise ValueError("this model has no decoder, so it cannot continue text: use a config with decoder=Stack(...)")
-    if length < 1:
-        raise ValueError(f"length={length}: ask for at least 1 token")
+    length = whole("length", length)
     tokens, lengths = prompts.pad("prompt", prompt, config.vocab, lengths)
     slots = _capacity(config, int(lengths.max()), length, capacity)
     source, source_mask = _source(config, len(tokens), source, source_mask)
@@ -66,19 +67,31 @@ def padding(token: int) -> np.int32:
     return np.int32(token)
 
 
+def checked_key(method: Method, key: jax.Array | None) -> jax.Array:
+    """The key that a method draws with; raises ValueError if it needs one and has none, or it is no typed key."""
+    if key is None and method.random:
+        raise ValueError(f"{method} draws at random: give it key=jax.random.key(seed), or use Greedy()")
+    key = jax.random.key(0) if key is None else key
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
+        raise ValueError(f"key must be one typed key, such as jax.random.key(0), not {type(key).__name__}")
+    return key
+
+
+def real(number: float) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(number, numbers.Real) and not isinstance(number, bool) and math.isfinite(number)
+
+
 def choice(vocab: int, method: Method, key, stop, pad: int, banned, penalty: float) -> loop.Choice:
     """What decides a row's next token besides its logits and the method; arguments as in `generate`.
 
     Raises:
       ValueError: if the method needs a key, or an argument is out of range.
     """
-    if key is None and method.random:
-        raise ValueError(f"{method} draws at random: pass key=jax.random.key(seed), or use Greedy()")
-    key = jax.random.key(0) if key is None else key
-    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
-        raise ValueError(f"key must be one typed key, such as jax.random.key(0), not {type(key).__name__}")
-    if not penalty > 0:
-        raise ValueError(f"repetition_penalty={penalty}: it must be positive; 1 changes nothing")
+    key = checked_key(method, key)
+    limits = np.finfo(np.float32)
+    if not (real(penalty) and float(limits.tiny) <= penalty <= float(limits.max)):
+        raise ValueError(f"repetition_penalty={penalty!r}: it must be positive and finite; 1 changes nothing")
     stop, banned = stop_and_banned(vocab, stop, banned)
     return loop.Choice(key, stop, padding(pad), banned, None if penalty == 1 else np.float32(penalty))
 
@@ -98,6 +111,7 @@ def _capacity(config: ModelConfig, longest: int, length: int, capacity: int | No
         )
     if capacity is None:
         return prompts.round_up(needed, CAPACITY_MULTIPLE, most)
+    capacity = whole("capacity", capacity)
     if capacity < needed:
         raise ValueError(
             f"capacity={capacity} is too small for a prompt of {longest} and length={length}: use {needed}"

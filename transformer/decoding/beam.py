@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Sequence
 
 import jax
@@ -12,6 +10,7 @@ import numpy as np
 from transformer.decoding import arguments, hypotheses, loop
 from transformer.decoding.hypotheses import Hypotheses, Search
 from transformer.decoding.prompts import Rows
+from transformer.decoding.whole import whole
 from transformer.models.config import ModelConfig
 from transformer.models.transformer import Transformer
 
@@ -103,27 +102,22 @@ def check(
 ) -> None:
     """Raises ValueError unless these arguments of `beam_search` fit the model and each other."""
     for name, number in (("length", length), ("beams", beams), ("count", count)):
-        if isinstance(number, bool) or not isinstance(number, numbers.Integral) or number < 1:
-            raise ValueError(f"{name}={number!r}: it must be a whole number, 1 or more")
+        whole(name, number)
     if count > beams:
         raise ValueError(f"count={count}: a search with beams={beams} finds that many hypotheses, so ask for no more")
     if beams > (most := (2**31 - 1) // config.vocab):
         raise ValueError(f"beams={beams}: at most {most} can be ranked over {config.vocab} tokens")
     for (name, most), weight in zip(MOST.items(), (length_penalty, coverage), strict=True):
-        if not (_finite(weight) and 0 <= weight <= most):
+        if not (arguments.real(weight) and 0 <= weight <= most):
             raise ValueError(f"{name}={weight!r}: it must be a number from 0 to {most}; 0 changes nothing")
     if coverage and (config.encoder is None or config.decoder is None):
         raise ValueError(f"coverage={coverage}: only a model with an encoder beside its decoder has a source to cover")
     if ratio is None:
         return
-    if not (_finite(ratio) and ratio > 0):
+    if not (arguments.real(ratio) and ratio > 0):
         raise ValueError(f"ratio={ratio!r}: it must be a positive number of output tokens for each source token")
     if config.encoder is None:
         raise ValueError(f"ratio={ratio}: only a model with an encoder has a source to compare with; use length")
-
-
-def _finite(number: float) -> bool:
-    return isinstance(number, numbers.Real) and not isinstance(number, bool) and math.isfinite(number)
 
 
 def _limits(prompt: loop.Prompt, length: int, ratio: float | None) -> np.ndarray:

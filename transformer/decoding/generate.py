@@ -10,6 +10,7 @@ import numpy as np
 from transformer.decoding import arguments, loop
 from transformer.decoding.methods import Greedy, Method
 from transformer.decoding.prompts import Rows
+from transformer.decoding.whole import whole
 from transformer.models.config import ModelConfig
 from transformer.models.transformer import Transformer
 
@@ -69,7 +70,9 @@ def generate(
         capacity, prefix,
     )  # fmt: skip
     state = loop.begin(model, method, params, prepared, choice, capacity=slots)
-    return loop.advance(model, method, loop.prepare(model, params), choice, state, length).tokens[:, :length]
+    if length > 1:  # the first token needs no second copy of the blocks
+        state = loop.advance(model, method, loop.prepare(model, params), choice, state, length)
+    return state.tokens[:, :length]
 
 
 def stream(
@@ -103,8 +106,7 @@ def stream(
     Raises:
       ValueError: as `generate`, at once rather than at the first token.
     """
-    if block < 1:
-        raise ValueError(f"block={block}: each block holds at least 1 token")
+    block = whole("block", block)
     prepared, choice, slots = _prepare(
         model.config, prompt, length, method, key, lengths, stop, pad, banned, repetition_penalty, source, source_mask,
         capacity, prefix,
@@ -114,7 +116,8 @@ def stream(
 
 def _blocks(model, method, params, prepared, choice, slots: int, length: int, block: int) -> Iterator[np.ndarray]:
     state, shown = loop.begin(model, method, params, prepared, choice, capacity=slots), 0
-    params = loop.prepare(model, params)
+    if length > 1:
+        params = loop.prepare(model, params)
     while True:
         # One transfer, and before the next call, which takes the state's buffers.
         tokens, count, done = jax.device_get((state.tokens, state.count, state.done))

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 
+from transformer.decoding.whole import whole
 from transformer.ops import sampling
 
 
@@ -76,8 +77,7 @@ class TopK(_Draw):
     temperature: float = 1.0
 
     def __post_init__(self):
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise ValueError(f"k={self.k!r}: it must be a whole number, 1 or more")
+        whole("k", self.k)
         _check_temperature(self.temperature)
 
     def filter(self, logits: jax.Array) -> jax.Array:

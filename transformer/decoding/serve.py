@@ -11,6 +11,7 @@ import numpy as np
 
 from transformer.decoding import arguments, loop, prompts, rows
 from transformer.decoding.methods import Greedy, Method
+from transformer.decoding.whole import whole
 from transformer.models.config import ModelConfig
 from transformer.models.transformer import Transformer
 
@@ -168,8 +169,7 @@ def _check(config: ModelConfig, slots: int, capacity: int, block: int) -> None:
     if config.decoder is None or config.encoder is not None:
         raise ValueError("serve continues prompts with a decoder alone: for a model with an encoder use generate")
     for name, value in {"slots": slots, "capacity": capacity, "block": block}.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}: it must be at least 1")
+        whole(name, value)
     position = config.decoder.position
     if position.kind == "learned" and capacity > config.length:
         raise ValueError(f"capacity={capacity} exceeds the model's config.length={config.length} learned positions")
@@ -185,25 +185,15 @@ def _admission(
     config: ModelConfig, method: Method, capacity: int, stop: np.ndarray, prefix: bool, request: Request
 ) -> rows.Admission:
     """A request on its way, its prompt padded to a width that few others differ from; errors as of `generate`."""
-    if isinstance(request.length, bool) or not isinstance(request.length, int | np.integer):
-        raise ValueError(f"length={request.length!r} must be a whole number")
     prompt, _ = arguments.prompt(config, [request.prompt], request.length, None, None, None, capacity, prefix)
     if request.stop is not None:
         stop, _ = arguments.stop_and_banned(config.vocab, request.stop, ())
-    key = _key(method, request.key)
+    key = arguments.checked_key(method, request.key)
+    usual = jax.random.key(0).dtype
+    if key.dtype != usual:  # one array holds those of all rows
+        raise ValueError(f"key must be of the implementation that jax.random.key has here, {usual}, not {key.dtype}")
     doublings = ((prompt.tokens.shape[1] - 1) // arguments.PROMPT_MULTIPLE).bit_length()
     tokens = prompts.widen(prompt.tokens, arguments.PROMPT_MULTIPLE << doublings, capacity)
     ends = np.zeros(config.vocab, bool)
     ends[stop] = True
     return rows.Admission(prompt.replace(tokens=tokens), key, ends, np.int32(request.length))
-
-
-def _key(method: Method, key: jax.Array | None) -> jax.Array:
-    usual = jax.random.key(0)
-    if key is None and method.random:
-        raise ValueError(f"{method} draws at random: give it key=jax.random.key(seed), or use Greedy()")
-    if key is None:
-        return usual
-    if not (isinstance(key, jax.Array) and key.dtype == usual.dtype and key.shape == ()):
-        raise ValueError(f"key must be one typed key, such as jax.random.key(0), not {key!r}")
-    return key

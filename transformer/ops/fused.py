@@ -16,9 +16,9 @@ _LANES = 128  # of a TPU's vector registers
 
 
 def cudnn_refuses(query: jax.Array, key: jax.Array, mask: Mask, softcap: float | None) -> str | None:
-    """Why cuDNN's kernel cannot take `[B, T, H, K]` and `[B, S, G, K]`, or None."""
+    """Why cuDNN's kernel cannot take `[B, T, H, K]` and `[B, S, G, K]` on the first device, or None."""
     unknown = mask.parts - {"causal", "window"}
-    width = query.shape[3]
+    width, capability = query.shape[3], _capability(jax.devices()[0])
     if query.dtype not in _HALVES:
         return f"it computes in bfloat16 or float16, not {query.dtype}"
     if softcap is not None:
@@ -29,9 +29,19 @@ def cudnn_refuses(query: jax.Array, key: jax.Array, mask: Mask, softcap: float |
         return "its windows are causal"
     if mask.causal and query.shape[1] != key.shape[1]:
         return f"its causal mask is square, not {query.shape[1]} queries by {key.shape[1]} keys"
-    if width % 8 or width > 128:
-        return f"heads must be a multiple of 8 and at most 128 wide, not {width}"
+    widest = 256 if capability >= (9, 0) else 128
+    if width % 8 or width > widest:
+        return f"heads must be a multiple of 8 and at most {widest} wide, not {width}"
+    if capability < (8, 0):
+        return "it needs an NVIDIA GPU of compute capability 8.0 (Ampere) or later"
     return None
+
+
+def _capability(device: jax.Device) -> tuple[int, ...]:
+    """The compute capability of an NVIDIA GPU, such as `(9, 0)`; `(0,)` of anything else, AMD's GPUs among it."""
+    told = str(getattr(device, "compute_capability", ""))
+    numbers = told.split(".")
+    return tuple(map(int, numbers)) if device.platform == "gpu" and all(map(str.isdigit, numbers)) else (0,)
 
 
 def cudnn(query: jax.Array, key: jax.Array, value: jax.Array, *, mask: Mask, scale: float | None) -> jax.Array:

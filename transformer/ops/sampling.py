@@ -24,13 +24,17 @@ def categorical(key: jax.Array, logits: jax.Array) -> jax.Array:
 
 
 def temperature(logits: jax.Array, temperature: float | jax.Array) -> jax.Array:
-    """`logits / temperature`: below 1 sharper, above 1 flatter. Ackley et al. 1985.
+    """`(logits - max(logits)) / temperature`: below 1 sharper, above 1 flatter. Ackley et al. 1985.
+
+    The likeliest logit becomes 0, so that no temperature, however low, makes it infinite.
 
     Raises:
       ValueError: if `temperature` is not positive.
     """
     _require(temperature, "temperature", lambda t: t > 0, "it must be positive; for temperature 0 use greedy")
-    return (logits.astype(jnp.float32) / temperature).astype(logits.dtype)
+    full = logits.astype(jnp.float32)
+    least = jnp.finfo(jnp.float32).tiny  # below it a temperature would be 0
+    return ((full - jnp.max(full, axis=-1, keepdims=True)) / jnp.maximum(temperature, least)).astype(logits.dtype)
 
 
 def top_k(logits: jax.Array, k: int) -> jax.Array:

@@ -26,6 +26,9 @@ class Counter:
     def memory(self):
         return 7
 
+    def noted(self):
+        return {"accepted": 0.5}
+
     def end(self):
         self.asked.append(f"end {self.name}")
 
@@ -45,6 +48,7 @@ def test_programs_take_turns_and_another_one_begins_each_time(asked):
     results = contest.run(case("ours", "a", "b"), Settings(), repeats=3)
     assert asked == ["ours", "a", "b", "a", "b", "ours", "b", "ours", "a", "end b", "end a", "end ours"]
     assert all(result.seconds == [1.0, 2.0, 3.0] and result.memory == 7 for result in results)
+    assert all(result.noted == {"accepted": 0.5} for result in results)
 
 
 def test_what_cannot_start_or_dies_is_left_out_and_the_others_go_on(asked):
@@ -57,6 +61,19 @@ def test_what_cannot_start_or_dies_is_left_out_and_the_others_go_on(asked):
 def test_a_case_may_ask_for_fewer_timings_than_the_command_line(asked):
     (result,) = contest.run(case("ours", repeats=2), Settings(), repeats=5)
     assert result.seconds == [1.0, 2.0]
+
+
+def test_a_program_may_ask_for_fewer_than_its_case(asked):
+    programs = [Program("ours", "x:y"), Program("slow", "x:y", repeats=1)]
+    ours, slow = contest.run(Case("work", "float32", programs, 1, "steps", repeats=3), Settings(), repeats=5)
+    assert (ours.seconds, slow.seconds) == ([1.0, 2.0, 3.0], [1.0])
+
+
+def test_what_a_program_notes_comes_back(tmp_path):
+    arguments = {"tiny": True, "tokens": 4, "precision": "float32", "device": "cpu", "proposals": 2}
+    program = Program("ours", "serving:our_draft", arguments, ("transformer.decoding",))
+    (result,) = contest.run(Case("work", "float32", [program], 4, "tokens"), Settings(tiny=True), 1)
+    assert result.noted == {"accepted": 1.0} and len(result.seconds) == 1
 
 
 def test_a_missing_peer_is_named_and_how_to_get_it(asked, monkeypatch):

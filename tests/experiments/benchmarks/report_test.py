@@ -24,6 +24,14 @@ def test_rows_give_rates_shares_and_ratios_to_peers_but_not_to_ours(case, result
     assert not any("ratio" in row for row in rows[2:])
 
 
+def test_what_a_program_noted_is_in_its_row(case, results):
+    results[0].noted = {"accepted": 0.96}
+    row, other, *_ = rows = report.rows(case, results, {})
+    assert row["accepted"] == 0.96 and "accepted" not in other
+    Console(file=(stream := io.StringIO()), width=200).print(report.table(rows))
+    assert "│ ours, 96% accepted " in stream.getvalue()
+
+
 def test_what_failed_has_no_row_and_is_named_and_a_missing_package_is_said_once(case, results):
     results[1].failure = "failed: no compiler"
     results[2].failure = "torch: not installed, left out: pip install something"
@@ -55,7 +63,6 @@ def test_ceilings_are_the_fastest_timing_of_either_library_and_decoding_is_held_
             measured(ceilings.PRODUCT, "float32", 100, (2.0, 4.0), (5.0, 1.0)),
             measured(ceilings.PRODUCT, "bfloat16", 100, (), (0.5,)),
             measured(ceilings.READ, "float32", 30, (3.0,), (6.0,)),
-            measured(ceilings.COPY, "float32", 999, (1.0,), (1.0,)),
             measured("loss", "float32", 999, (1.0,), (1.0,)),
         ]
     )

@@ -31,6 +31,9 @@ def test_a_table_and_json_come_from_a_tiny_run(script, tmp_path):
         assert "torch: not installed, left out: pip install 'transformer-research[oracle]'" in content["left_out"]
     assert rows["ceiling: product", "jax"]["unit"] == "FLOP" and rows["ceiling: read", "jax"]["unit"] == "B"
     assert content["repeats"] == 1 and "jax" in content["versions"] and content["device"] == "cpu"
+    assert content["command"].startswith("python -m experiments.benchmarks.run --tiny --only=loss ")
+    assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?|unknown", content["commit"])
+    assert " cores, " in content["machine"]
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,7 @@ def mistakes(scripts, tmp_path_factory):
         "typo": ["--only=train-cahr"],
         "precision": ["--only=loss", "--precisions=float8"],
         "output": ["--only=loss", "--results=/absent/folder/x.json"],
+        "folder": ["--only=loss", f"--results={tmp_path_factory.mktemp('folder')}"],
         "gpu": ["--device=gpu", "--only=loss", "--tiny"],
         "list": ["--list"],
     }
@@ -52,6 +56,7 @@ def mistakes(scripts, tmp_path_factory):
         ("typo", ("--only='train-cahr'", "train-char")),
         ("precision", ("float8", "float32, bfloat16")),
         ("output", ("--results='/absent/folder/x.json'",)),
+        ("folder", ("--results=", "is a folder: name a file")),
         ("gpu", ("--device='gpu'", "--device=cpu")),
     ],
 )
