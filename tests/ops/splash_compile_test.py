@@ -19,9 +19,10 @@ from transformer.ops.masks import Mask
 
 jax.default_backend = lambda: "tpu"
 place = jax.sharding.SingleDeviceSharding(chip)
+masks = {"open": {}, "causal": {"causal": True}, "window": {"causal": True, "window": 100}}
 for dtype in ("float32", "bfloat16"):
     for heads, groups in ((4, 4), (4, 2)):
-        for name, settings in {"open": {}, "causal": {"causal": True}, "window": {"causal": True, "window": 100}}.items():
+        for name, settings in masks.items():
             def loss(query, key, value):
                 mixed = attention.attend(query, key, value, mask=Mask(**settings), softcap=30.0)
                 return mixed.astype(jnp.float32).sum()
