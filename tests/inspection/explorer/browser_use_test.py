@@ -269,7 +269,7 @@ def test_a_served_page_shows_the_prediction_before_any_change(serve, visit, samp
     height = tab.evaluate(HEIGHT)
     tab.get_by_role("button", name="set to zero").click()
     tab.get_by_text("0.1250 nats").wait_for()
-    assert abs(tab.evaluate(HEIGHT) - height) <= 1  # browsers round what is laid out in fractions; a line has 20
+    assert tab.evaluate(HEIGHT) == height
 
 
 def test_texts_of_different_sources_are_changed_apart(serve, visit, sample):

@@ -1,4 +1,4 @@
-/* sha256 of the sources: 3dab5b03de9ff64034047d5d7e2d13e4f60a2a25ea9e54b8909e6f516f72ef2a */
+/* sha256 of the sources: 95a44a32a0629b91db56c49de1c6d151105faf3978a9cbffba746bbea641f190 */
 /*
 The bundle contains Preact.
 
