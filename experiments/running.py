@@ -6,6 +6,7 @@ import fcntl
 import itertools
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,7 +26,6 @@ from transformer import data, models, text, training
 from transformer.inspection import patterns
 from transformer.training import exits, integrity, metrics, optimizers, phases, recipes, skipping, telemetry
 from transformer.training.watchdog import Watchdog
-
 
 LEASE = 100  # seconds, somewhat more than NFS keeps the lock of a client that is gone
 
@@ -243,11 +243,14 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def _lock(file: IO[str], workdir: Path, seconds: float) -> None:
-    end = time.monotonic() + seconds
+    end, told = time.monotonic() + seconds, False
     while True:
         try:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= end:
                 raise InUse(f"{workdir} is in use by another run: wait, or use a new --workdir") from None
+        if not told:
+            print(f"{workdir} is in use by another run: waiting {seconds} s for it to end", file=sys.stderr, flush=True)
+        told = True
         time.sleep(1)

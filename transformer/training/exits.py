@@ -24,7 +24,9 @@ STOPPED_CODE = "TRANSFORMER_STOPPED_CODE"
 FINISHED = 0
 FAILED = 1
 MISTAKE = 2
-NOT_FINITE = 65  # the numbers from 64 on are those of sysexits.h: data, no service, input and output, try again, protocol
+NOT_FINITE = (
+    65  # the numbers from 64 on are those of sysexits.h: data, no service, input and output, try again, protocol
+)
 LOST = 69
 NOT_SAVED = 74
 HUNG = 75
