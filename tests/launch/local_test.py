@@ -5,13 +5,16 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
 
 from launch import FINAL, LOST, STOPPED, STOPPED_CODE
 from launch.processes import Group
+from launch.sweep import Run
 from tests.conftest import ROOT
 from transformer.training import exits, metrics
 
@@ -130,16 +133,30 @@ def test_a_sweep_runs_all_as_many_at_once_as_asked_and_goes_on_after_a_failure(t
     assert max(together) == 2
 
 
-def test_a_sweep_that_is_stopped_names_what_is_not_done(tmp_path):
-    line = f'trap "exit ${STOPPED_CODE}" TERM; echo ready; while :; do sleep 0.1; done'
-    arguments = ("--sweep=model.width=8,16", f"--logs={tmp_path}", "--", "sh", "-c", line, "sh", "--workdir=runs")
-    with subprocess.Popen([*LOCAL, *arguments], **OPTIONS) as process:
-        while "ready" not in process.stdout.readline():
-            pass
-        process.send_signal(signal.SIGTERM)
-        said = process.stderr.read()
-        assert process.wait(timeout=30) == STOPPED
-    assert said == "2 of 2 runs are not done: width=16, width=8\n"
+def stopped(local, folder, names):
+    """What a supervisor of these runs returns that is stopped in the first one."""
+    line = f'trap "exit ${STOPPED_CODE}" TERM; touch {folder}/ready; while :; do sleep 0.1; done'
+    received = deque()
+
+    def stop():
+        while not (folder / "ready").exists():
+            time.sleep(0.02)
+        received.append(signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    runs = [Run(name, ("sh", "-c", line)) for name in names]
+    return local.Supervisor(runs, "sh", folder, [], received).run()
+
+
+def test_a_sweep_that_is_stopped_names_what_is_not_done(tmp_path, imported_local, capsys):
+    assert stopped(imported_local, tmp_path, ["a", "b", "c"]) == STOPPED
+    assert capsys.readouterr().err == "3 of 3 runs are not done: b, c, a\n"
+
+
+@pytest.mark.parametrize("asked", [0, 75])
+def test_a_run_that_is_stopped_ends_as_one_without_a_launcher(tmp_path, imported_local, monkeypatch, asked):
+    monkeypatch.setenv(STOPPED_CODE, str(asked))
+    assert stopped(imported_local, tmp_path, [""]) == asked
 
 
 def ended(folder, *lines):
