@@ -24,6 +24,8 @@ MISTAKES = (flags.Error, ValueError, ImportError, OSError)
 # one must have taken.
 KEPT = {"jax_compilation_cache_max_size": 2**30, "jax_persistent_cache_min_compile_time_secs": 0.2}
 
+NO_ADDRESS = "is no folder: mount the bucket (gcsfuse) or a shared file system, and name the folder where it is"
+
 _TRACEBACK = flags.DEFINE_boolean("traceback", False, "Show where an error was raised, not only what it says.")
 
 
@@ -130,6 +132,8 @@ def _parse(argv: list[str], check: Callable[[str], None], words: bool) -> list[s
             raise
         except Exception as error:  # a recipe is a program, which may fail in any way
             raise ValueError(f"--config cannot be read: {type(error).__name__}: {error}") from error
+        if "workdir" in flags.FLAGS and "://" in (flags.FLAGS.workdir or ""):
+            raise ValueError(f"--workdir={flags.FLAGS.workdir} {NO_ADDRESS}")
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = logging.WARNING  # the checkpoint library reports every file it touches
         if rest and not words:

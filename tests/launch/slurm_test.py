@@ -122,8 +122,10 @@ def test_a_mistake_of_one_task_is_final_whatever_the_others_end_with(cluster, fi
 
 def test_before_the_limit_the_tasks_are_told_and_the_job_goes_back_once_they_have_saved(cluster):
     saved = cluster.parent / "saved"
-    task = f'trap "sleep 0.3; touch {saved}; exit $TRANSFORMER_STOPPED_CODE" TERM; '
+    task = (
+        f'trap "sleep 0.3; touch {saved}; exit $TRANSFORMER_STOPPED_CODE" TERM; '
         "echo $$ > $CALLS.pid; echo ready; while :; do sleep 0.1; done"
+    )
     with start(script("--", "sh", "-c", task), cluster, SLURM_ARRAY_JOB_ID="17", SLURM_ARRAY_TASK_ID="3") as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGUSR1)
