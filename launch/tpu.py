@@ -1,12 +1,12 @@
 """Write the commands that ask Google Cloud for a TPU slice and run a training on all its hosts; nothing is run.
 
-    python -m launch.tpu --name=big --zone=us-east5-a --accelerator=v5p-256 --setup="git clone URL transformer-research \
-        && pip install './transformer-research[tpu]' && mkdir -p runs && gcsfuse BUCKET runs" \
+    python -m launch.tpu --name=big --zone=us-east5-a --accelerator=v5p-256 \
+        --setup="git clone URL transformer-research && pip install './transformer-research[tpu]' && gcsfuse NAME runs" \
         -- python -m experiments.train --config=... --workdir=../runs/big > big.sh
 
 The accelerator is called as gcloud does; of v4 and v5p the number counts cores, two in a chip. `--slices` asks for
 several slices that train as one. The command runs in `--folder` of every host, where `--setup`, run in the home folder,
-is to bring the code and a folder that all hosts share, such as a bucket. A run that fails is started anew up to
+is to bring the code and a folder that all hosts share, as here a bucket. A run that fails is started anew up to
 `--restarts` times, unless it would fail again, as after a mistake on the command line. The runs of a sweep come one
 after the other.
 
