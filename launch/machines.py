@@ -21,8 +21,9 @@ class Chip(NamedTuple):
 
 
 # TPU: docs.cloud.google.com/tpu/docs, a page per version; the network is half of the "bidirectional inter-chip
-# interconnect bandwidth per chip", which is that of all links together. Of v4, whose page has none: six links of 50 GB/s,
-# Jouppi et al. 2023 (arXiv:2304.01433), table 4. GPU: the data sheet of each product; the network is NVLink, one way.
+# interconnect bandwidth per chip", which is that of all links together. The page of v4 has none: it is six links of
+# 50 GB/s, Jouppi et al. 2023 (arXiv:2304.01433), table 4. GPU: the data sheet of each product; the network is NVLink,
+# one way.
 CHIPS = {
     "v4": Chip(275e12, 32e9, 1228e9, 300e9),
     "v5e": Chip(197e12, 16e9, 819e9, 200e9),
