@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -109,11 +109,7 @@ def plan(experiment: Experiment, machine: machines.Machine, words: str, rules: s
     for each in (each for each in sent if each.bytes):
         table.add_row(each.kind, str(each.group), f"{each.calls:,}", amount(each.bytes))
     yield table
-    state = sum(parts.values())
-    if chip is not None:
-        by_formula = sum(estimate(experiment, mesh.shape, state, chip).network.values())
-        network = sum(each.bytes for each in sent) / chip.network if machine.tpu else by_formula
-        yield from _times(experiment, machine, state, network)
+    yield from _times(experiment, machine, mesh.shape, sum(parts.values()), sum(each.bytes for each in sent))
     yield f"compiled in {took:.0f} s"
 
 
@@ -204,14 +200,20 @@ def listed(found: list[Candidate]) -> Table:
     return table
 
 
-def _times(experiment: Experiment, machine: machines.Machine, state: float, network: float) -> Iterator[str]:
-    """The floors of a step, and what they assume; `network` is the seconds of communication."""
+def _times(
+    experiment: Experiment, machine: machines.Machine, sizes: Mapping[str, int], state: float, sent: float
+) -> Iterator[str]:
+    """The floors of a step, and what they assume."""
     tokens = experiment.training.batch_size * experiment.data.length
     flops = models.ledger(experiment.model).flops_per_token(experiment.data.length, causal=True)
     again = repeated(experiment)
     total, devices, chip = (flops.training + again) * tokens, len(machine.devices), machine.chip
     yield f"work: {total:.3e} FLOP a step, {total / devices:.3e} per device, {again * tokens / total:.0%} repeated"
+    if chip is None:
+        return
     compute, memory = total / devices / chip.flops, 2 * state / chip.bandwidth
+    formula = sum(estimate(experiment, sizes, state, chip).network.values())
+    network = sent / chip.network if machine.tpu else formula
     floor = max(compute, memory, network)
     yield (
         f"a step takes at least {floor:.3f} s: arithmetic {compute:.3f} s, state read and written {memory:.3f} s, "
@@ -222,9 +224,11 @@ def _times(experiment: Experiment, machine: machines.Machine, state: float, netw
         f"memory, {chip.network / 1e9:,.0f} GB/s each way between devices; at most {tokens / floor:,.0f} tokens/s"
     )
     if not machine.tpu:
-        far = f", though {machines.TOGETHER} make a machine, and machines are joined by less"
+        far = (
+            f" {devices} devices here, but no more than {machines.TOGETHER} in truth: between machines it takes longer"
+        )
         yield (
-            "communication is by formula, of a compiler for GPUs; all are taken to be joined by NVLink"
+            "communication is by formula (launch/estimate.py), as a compiler for GPUs may do it; NVLink joins all"
             f"{far if devices > machines.TOGETHER else ''}"
         )
 

@@ -84,6 +84,8 @@ def test_what_is_printed(tiny):
         "sent by each",
         "a step takes at least",
         "989 TFLOP/s",
+        "communication is by formula",
+        "collective, of CPUs",
     ):
         assert words in done.stdout, done.stdout
 

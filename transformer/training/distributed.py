@@ -13,12 +13,12 @@ A process that dies is missed after `HEARTBEAT` seconds; then JAX ends the other
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import jax
@@ -60,6 +60,7 @@ def initialize() -> None:
         jax.config.update(SERVICE, True)
 
 
+@functools.cache
 def preemption() -> Callable[[], None]:
     """Starts JAX's preemption service, by which processes agree on a step to stop at; returns what tells it to.
 
@@ -68,7 +69,7 @@ def preemption() -> Callable[[], None]:
     global_state.initialize_preemption_sync_manager()
     get = ctypes.pythonapi.PyOS_getsig
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_int]
-    return partial(ctypes.CFUNCTYPE(None, ctypes.c_int)(get(signal.SIGTERM)), signal.SIGTERM)
+    return functools.partial(ctypes.CFUNCTYPE(None, ctypes.c_int)(get(signal.SIGTERM)), signal.SIGTERM)
 
 
 def lost(error: BaseException) -> bool:
