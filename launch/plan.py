@@ -224,13 +224,10 @@ def _times(
         f"memory, {chip.network / 1e9:,.0f} GB/s each way between devices; at most {tokens / floor:,.0f} tokens/s"
     )
     if not machine.tpu:
-        far = (
-            f" {devices} devices here, but no more than {machines.TOGETHER} in truth: between machines it takes longer"
-        )
-        yield (
-            "communication is by formula (launch/estimate.py), as a compiler for GPUs may do it; NVLink joins all"
-            f"{far if devices > machines.TOGETHER else ''}"
-        )
+        said = "communication is by formula (launch/estimate.py), with NVLink between all devices"
+        if devices > machines.TOGETHER:
+            said += f"; between machines of {machines.TOGETHER} it takes longer"
+        yield said
 
 
 def _splashes(experiment: Experiment, mesh: jax.sharding.Mesh) -> bool:
