@@ -24,6 +24,8 @@ MISTAKES = (flags.Error, ValueError, ImportError, OSError)
 # one must have taken.
 KEPT = {"jax_compilation_cache_max_size": 2**30, "jax_persistent_cache_min_compile_time_secs": 0.2}
 
+NO_ADDRESS = "is no folder: mount the bucket (gcsfuse) or a shared file system, and name the folder where it is"
+
 _TRACEBACK = flags.DEFINE_boolean("traceback", False, "Show where an error was raised, not only what it says.")
 
 
@@ -37,8 +39,8 @@ def run(
     `main`, becomes one line `error: ...` on stderr and exit code 2, unless `--traceback` is given; other errors keep
     their traceback. Ctrl-C leaves quietly with exit code 130.
 
-    One of several processes under `jax.distributed` that ends with another exit code than 0 does so at once: JAX's way
-    out waits for the others, which wait for it.
+    One of several processes under `jax.distributed` that an error ends does so at once: JAX's way out waits for the
+    others, which wait for it. An error that says that another one is gone has exit code 69.
 
     What JAX compiles is kept for the next start in `~/.cache/transformer-research` or below `XDG_CACHE_HOME`, unless
     JAX's own variables say where (`JAX_COMPILATION_CACHE_DIR`) or that it is not (`JAX_ENABLE_COMPILATION_CACHE=0`).
@@ -68,16 +70,25 @@ def _call(main: Callable[[], int | None]) -> int | None:
         if _joined() and end.code:
             _leave(end.code)
         raise
-    except Exception:
+    except Exception as error:
         if _joined():
             traceback.print_exc()
-            _leave(1)
+            _leave(_lost(error) or 1)
         raise
 
 
 def _joined() -> bool:
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized()
+
+
+def _lost(error: Exception) -> int | None:
+    """The exit code of one of several processes which an error tells that another one is gone."""
+    if not _joined():
+        return None
+    from transformer.training import distributed, exits
+
+    return exits.LOST if distributed.lost(error) else None
 
 
 def _leave(code: int) -> NoReturn:
@@ -121,6 +132,8 @@ def _parse(argv: list[str], check: Callable[[str], None], words: bool) -> list[s
             raise
         except Exception as error:  # a recipe is a program, which may fail in any way
             raise ValueError(f"--config cannot be read: {type(error).__name__}: {error}") from error
+        if "workdir" in flags.FLAGS and "://" in (flags.FLAGS.workdir or ""):
+            raise ValueError(f"--workdir={flags.FLAGS.workdir} {NO_ADDRESS}")
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = logging.WARNING  # the checkpoint library reports every file it touches
         if rest and not words:
@@ -159,8 +172,10 @@ def _one_line(traceback: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(130)
     except Interrupted as stop:
+        from transformer.training import exits
+
         print(f"stopped: {stop}", file=sys.stderr)
-        sys.exit(128 + stop.signal)
+        sys.exit(exits.stopped(128 + stop.signal))
     except BrokenPipeError:
         # Whoever read the output has seen enough; what is still buffered has nowhere to go.
         if sys.stdout is not None:
@@ -171,4 +186,5 @@ def _one_line(traceback: bool) -> Iterator[None]:
             raise
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"error: {message}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 2))  # errors that end a training run have one of their own
+        # Errors that end a training run have a code of their own.
+        sys.exit(getattr(error, "exit_code", None) or _lost(error) or 2)

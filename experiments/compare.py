@@ -4,7 +4,8 @@
     python -m experiments.compare runs/sweep
 
 A DIR is the working directory of a run, or a folder of such, as a sweep makes. Runs whose recipes differ in the seed
-alone are one group. All are compared at the last step at which each of them measured the metric.
+alone are one group. All are compared at the last step at which most of them measured the metric, and most of the
+baseline's group. Runs that ended before it, diverged or measured nothing are named, and left out.
 
 Each group is compared with the baseline, that of the first DIR unless another is named, by the differences of runs with
 the same seed: their mean, and the interval in which the mean of ever more seeds would lie with 95% confidence, by
@@ -16,20 +17,20 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
-from flax.traverse_util import flatten_dict
 from rich.console import Console
 from rich.table import Table
 from scipy.special import stdtrit
 
 from experiments import command, plots
-from transformer import training
-from transformer.training import metrics
+from experiments.runs import Run, read_all, workdirs
 
 METRIC = flags.DEFINE_string("metric", "validation_loss", "A name in the runs' metrics.jsonl.")
 BASELINE = flags.DEFINE_string("baseline", None, "A run of the group that others are compared with.")
@@ -37,15 +38,6 @@ PLOT = flags.DEFINE_string("plot", None, "Where a plot goes, such as compared.pn
 JSON = flags.DEFINE_boolean("json", False, "Print JSON.")
 
 CONFIDENCE = 0.95
-
-
-class Run(NamedTuple):
-    """A run: its recipe without the seed, by dotted field; and the metric by step."""
-
-    workdir: Path
-    seed: int
-    fields: dict[str, str]
-    values: dict[int, float]
 
 
 class Interval(NamedTuple):
@@ -59,11 +51,15 @@ class Interval(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Runs that differ in the seed alone; `values` at the compared step by seed, `difference` from the baseline."""
+    """Runs that differ in the seed alone; `values` at the compared step by seed, `difference` from the baseline.
+
+    `without` says of each run that has no value why.
+    """
 
     name: str
     runs: list[Run]
     values: dict[int, float]
+    without: dict[Path, str]
     difference: Interval | None
 
 
@@ -72,58 +68,81 @@ def main(words: list[str]) -> None:
         raise ValueError("no runs are given: name their working directories, such as runs/sweep or runs/a runs/b")
     if PLOT.value:
         plots.check(PLOT.value)
-    runs = [read(folder, METRIC.value) for word in words for folder in _workdirs(Path(word))]
+    runs, unread = read_all([folder for word in words for folder in workdirs(Path(word))], METRIC.value)
     baseline = Path(BASELINE.value or runs[0].workdir).resolve()
-    step = _last_step(runs)
+    step = compared_step(runs, baseline)
     groups = compare(runs, step, baseline)
+    left_out = {
+        str(path): why for without in (unread, *(each.without for each in groups)) for path, why in without.items()
+    }
+    for path, why in left_out.items():
+        print(f"left out: {path}: {why}", file=sys.stderr)
     if JSON.value:
-        print(json.dumps({"metric": METRIC.value, "step": step, "groups": [_plain(group) for group in groups]}))
+        found = {"groups": [_plain(group) for group in groups], "left_out": left_out}
+        print(json.dumps({"metric": METRIC.value, "step": step, **found}))
     else:
         console = Console(highlight=False, soft_wrap=True)
         if not console.is_terminal:
             console.width = 160
-        console.print(table(groups, step))
+        console.print(table(groups, step, unread))
         for group in groups[1:]:
-            console.print(f"{group.name}: {verdict(group.difference)}", markup=False)
+            said = verdict(group.difference) if group.values else "left out"
+            console.print(f"{group.name}: {said}", markup=False)
     if PLOT.value:
         plots.save(draw(groups, step), PLOT.value)
-
-
-def read(workdir: Path, metric: str) -> Run:
-    """A run's metric and recipe.
-
-    Raises:
-      ValueError: if there are none.
-    """
-    rows = metrics.read(workdir)
-    known = sorted({name for row in rows for name, value in row.items() if isinstance(value, float)})
-    values = {row["step"]: row[metric] for row in rows if metric in row}
-    if not values:
-        raise ValueError(f"{workdir} has measured no {metric!r}: choose --metric from {', '.join(known) or 'none'}")
-    recipe = training.load_recipe(workdir)
-    if recipe is None:
-        raise ValueError(f"{workdir} holds no intact checkpoint, which would say by what recipe it was trained")
-    leaves = flatten_dict(recipe["config"], sep=".", is_leaf=lambda _, value: not value)
-    fields = {name: json.dumps(value) for name, value in leaves.items()}
-    return Run(workdir, int(fields.pop("seed")), fields, values)
 
 
 def compare(runs: Sequence[Run], step: int, baseline: Path) -> list[Group]:
     """Groups at a step, the baseline's first.
 
     Raises:
-      ValueError: if the baseline is none of the runs, a group has a seed twice, or a value is not finite.
+      ValueError: if the baseline is none of the runs, or a group has a seed twice.
     """
+    found = _grouped(runs, baseline)
+    names = _names([group[0].fields for group in found])
+    without = [{run.workdir: why for run in group if (why := _missing(run, step))} for group in found]
+    values = [
+        _by_seed([run for run in group if run.workdir not in out], step)
+        for group, out in zip(found, without, strict=True)
+    ]
+    differences = [None, *(_difference(values[0], other) for other in values[1:])]
+    return [Group(*parts) for parts in zip(names, found, values, without, differences, strict=True)]
+
+
+def compared_step(runs: Sequence[Run], baseline: Path) -> int:
+    """The last step at which most runs measured the metric, and most of the baseline's group.
+
+    Raises:
+      ValueError: if there is none, or the baseline is none of the runs.
+    """
+    shared = set.intersection(*(_majority(group) for group in (runs, _grouped(runs, baseline)[0])))
+    if not shared:
+        raise ValueError(f"there is no step at which most runs measured {METRIC.value!r}: compare fewer of them")
+    return max(shared)
+
+
+def _majority(runs: Sequence[Run]) -> set[int]:
+    """The steps that more than half of the runs have."""
+    counts = Counter(step for run in runs for step in run.values)
+    return {step for step, count in counts.items() if 2 * count > len(runs)}
+
+
+def _grouped(runs: Sequence[Run], baseline: Path) -> list[list[Run]]:
+    """Runs by recipe, those of the baseline's first."""
     together: dict[tuple, list[Run]] = {}
     for run in runs:
         together.setdefault(tuple(sorted(run.fields.items())), []).append(run)
     found = sorted(together.values(), key=lambda group: baseline not in [run.workdir.resolve() for run in group])
     if baseline not in [run.workdir.resolve() for run in found[0]]:
         raise ValueError(f"--baseline={BASELINE.value} is none of the runs that are compared: name one of them")
-    names = _names([group[0].fields for group in found])
-    values = [_by_seed(group, step) for group in found]
-    differences = [None, *(_difference(values[0], other) for other in values[1:])]
-    return [Group(*parts) for parts in zip(names, found, values, differences, strict=True)]
+    return found
+
+
+def _missing(run: Run, step: int) -> str | None:
+    """Why a run has no value at a step; None where it has one."""
+    if step not in run.values:
+        return f"not measured at step {step} (last at {max(run.values)})"
+    return "diverged" if run.values[step] is None else None
 
 
 def interval(values: Sequence[float]) -> Interval:
@@ -149,17 +168,23 @@ def verdict(difference: Interval) -> str:
     return f"{said}: {'lower' if mean < 0 else 'higher'} than the baseline, beyond noise"
 
 
-def table(groups: Sequence[Group], step: int) -> Table:
-    """Every group's mean, deviation and interval."""
+def table(groups: Sequence[Group], step: int, unread: Mapping[Path, str]) -> Table:
+    """Every group's mean, deviation and interval, and what is left out."""
     title = f"{METRIC.value} at step {step}; intervals of the mean: {CONFIDENCE:.0%}, by Student's t"
     out = Table("recipe", title=title, title_justify="left")
     for name in ("seeds", "mean", "deviation", "interval"):
         out.add_column(name, justify="right")
+    out.add_column("left out")
     for index, group in enumerate(groups):
         count, mean, deviation, low, high = interval(list(group.values.values()))
         spread = ("", "") if count < 2 else (f"{deviation:.4g}", f"[{low:.5g}, {high:.5g}]")
         baseline = " (baseline)" if index == 0 and len(groups) > 1 else ""
-        out.add_row(group.name.replace("[", r"\[") + baseline, str(count), f"{mean:.5g}", *spread)
+        why = Counter(group.without.values())
+        left_out = ", ".join(f"{times} {said}" for said, times in why.items())
+        number = f"{mean:.5g}" if count else ""
+        out.add_row(group.name.replace("[", r"\[") + baseline, str(count), number, *spread, left_out)
+    for path in unread:
+        out.add_row(path.name.replace("[", r"\["), "0", "", "", "", "nothing measured")
     return out
 
 
@@ -170,7 +195,8 @@ def draw(groups: Sequence[Group], step: int) -> Any:
         colour = plots.COLOURS[index % len(plots.COLOURS)]
         for count, run in enumerate(group.runs):
             label = group.name if count == 0 else None
-            left.plot(list(run.values), list(run.values.values()), color=colour, linewidth=1, alpha=0.7, label=label)
+            heights = [math.nan if value is None else value for value in run.values.values()]
+            left.plot(list(run.values), heights, color=colour, linewidth=1, alpha=0.7, label=label)
         if group.difference is not None and group.difference.count:
             _, mean, _, low, high = group.difference
             half = None if math.isnan(low) else [[mean - low], [high - mean]]
@@ -184,31 +210,12 @@ def draw(groups: Sequence[Group], step: int) -> Any:
     return figure
 
 
-def _workdirs(folder: Path) -> list[Path]:
-    """A run, or the runs in a folder."""
-    if (folder / metrics.FILE).is_file():
-        return [folder]
-    inside = sorted(path.parent for path in folder.glob(f"*/{metrics.FILE}"))
-    if not inside:
-        raise ValueError(f"{folder} holds no {metrics.FILE}, and no folder with one: name working directories of runs")
-    return inside
-
-
-def _last_step(runs: Sequence[Run]) -> int:
-    common = set.intersection(*(set(run.values) for run in runs))
-    if not common:
-        raise ValueError(f"there is no step at which all runs measured {METRIC.value!r}: compare fewer of them")
-    return max(common)
-
-
 def _by_seed(group: Sequence[Run], step: int) -> dict[int, float]:
     values: dict[int, float] = {}
     for run in sorted(group, key=lambda run: run.seed):
         if run.seed in values:
             same = " and ".join(str(other.workdir) for other in group if other.seed == run.seed)
             raise ValueError(f"{same} are of one recipe and one seed: leave one out")
-        if not isinstance(run.values[step], (int, float)):
-            raise ValueError(f"{run.workdir} has no finite {METRIC.value!r} at step {step}: leave it out")
         values[run.seed] = float(run.values[step])
     return values
 

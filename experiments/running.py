@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import os
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +24,10 @@ from experiments.experiment import Experiment
 from experiments.options import DEFAULT, Options
 from transformer import data, models, text, training
 from transformer.inspection import patterns
-from transformer.training import integrity, metrics, optimizers, phases, recipes, skipping, telemetry
+from transformer.training import exits, integrity, metrics, optimizers, phases, recipes, skipping, telemetry
 from transformer.training.watchdog import Watchdog
+
+LEASE = 100  # seconds, somewhat more than NFS keeps the lock of a client that is gone
 
 
 class Steps(NamedTuple):
@@ -220,7 +225,11 @@ def removed_if_refused(workdir: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Hold a working directory, so that two runs never write to one; the lock goes when the process does."""
+    """Hold a working directory, so that two runs never write to one; the lock goes when the process does.
+
+    A process that a launcher started anew waits for the one before it, which may still be ending, or have left a lock
+    behind on a file system of another machine.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / "lock").open("w")
@@ -229,8 +238,19 @@ def locked(workdir: Path) -> Iterator[None]:
         raise ValueError(reason) from error
     with file:
         if jax.process_index() == 0:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InUse(f"{workdir} is in use by another run: wait, or use a new --workdir") from None
+            _lock(file, workdir, LEASE if exits.STOPPED_CODE in os.environ else 0)
         yield
+
+
+def _lock(file: IO[str], workdir: Path, seconds: float) -> None:
+    end, told = time.monotonic() + seconds, False
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise InUse(f"{workdir} is in use by another run: wait, or use a new --workdir") from None
+        if not told:
+            print(f"{workdir} is in use by another run: waiting {seconds} s for it to end", file=sys.stderr, flush=True)
+        told = True
+        time.sleep(1)

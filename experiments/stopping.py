@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+from transformer.training import distributed
 
 # Ctrl-C; what ends programs, and what schedulers send before they do; the other one that Slurm can be told to send.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -37,24 +38,27 @@ class Stop:
 
     @property
     def signal(self) -> int | None:
-        """What stopped the run, if anything did."""
+        """What stopped the run, if anything did; of several processes in all or in none."""
+        if jax.process_count() > 1 and not self._reached:
+            return None
         return self.received[0] if self.received else (signal.SIGTERM if self._reached else None)
 
 
 @contextmanager
 def signals() -> Iterator[Stop]:
     """While the block runs, the first signal only asks to stop; a second one ends the process at once."""
-    stop, several = Stop(), jax.process_count() > 1
+    stop, before = Stop(), {number: signal.getsignal(number) for number in SIGNALS}
+    tell = distributed.preemption() if jax.process_count() > 1 else None
 
     def receive(number: int, frame: Any) -> None:
         stop.received.append(number)
-        for each in before:
+        for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
-        if several:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if tell is not None:
+            tell()
 
-    caught = [number for number in SIGNALS if not (several and number == signal.SIGTERM)]  # JAX's service has that one
-    before = {number: signal.signal(number, receive) for number in caught}
+    for number in SIGNALS:
+        signal.signal(number, receive)
     try:
         yield stop
     finally:

@@ -18,9 +18,9 @@ operations cost most, and goes on training.
 
 A working directory that already holds a run resumes it from its last checkpoint, or from `--from_step`. What differs
 from the run is refused unless `--accept` names it. SIGINT (Ctrl-C), SIGTERM and SIGUSR1 end the step that runs, save,
-and leave with exit code 0; the other codes are those of `transformer.training.exits`. Several processes train as one
-where the environment says so (see `transformer/training/distributed.py` and `launch/README.md`); the first one speaks
-for them all.
+and leave with exit code 0, or the one that a launcher asks for; the other codes are those of
+`transformer.training.exits`. Several processes train as one where the environment says so (see
+`transformer/training/distributed.py` and `launch/README.md`); the first one speaks for them all.
 """
 
 from __future__ import annotations
@@ -90,10 +90,9 @@ def main() -> int:
         with stopping.signals() as stop:
             trained = run.train(stop)
     if stop.signal:
-        if jax.process_index():
-            return exits.FINISHED
-        print(f"stopped: at step {trained.step}; the same command goes on from there", file=sys.stderr)
-        return exits.FINISHED
+        if not jax.process_index():
+            print(f"stopped: at step {trained.step}; the same command goes on from there", file=sys.stderr)
+        return exits.stopped() if trained.step < experiment.training.steps else exits.FINISHED
     writing.report(trained, experiment.prompts, console)
     console.print(f"\ncheckpoint: {workdir / 'checkpoints'}\nmetrics:    {workdir / metrics.FILE}")
     return exits.FINISHED

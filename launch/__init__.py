@@ -7,3 +7,9 @@ DETECT = "TRANSFORMER_DISTRIBUTED"
 # Exit codes of training that a new start would end with again: a mistake on the command line, numbers that are not
 # finite, a checkpoint that cannot be written. No launcher starts anew after these.
 FINAL = (2, 65, 74)
+
+# Where it is set, training that a signal stopped ends with this exit code, once it has saved, in the place of 0.
+STOPPED_CODE, STOPPED = "TRANSFORMER_STOPPED_CODE", 79
+
+# Exit codes of processes that end because another one of their run did: training's own, and SIGABRT by JAX.
+LOST = (69, 134)

@@ -17,6 +17,7 @@ from experiments.experiment import Experiment
 from launch.machines import Chip
 from transformer import models
 from transformer.models import Stack
+from transformer.training import objective
 
 BACKWARD = 2  # passes' worth of work, beside the forward one
 
@@ -49,17 +50,16 @@ def estimate(experiment: Experiment, sizes: Mapping[str, int], state: float, chi
     config, training = experiment.model, experiment.training
     devices = math.prod(sizes.values())
     stacks = [stack for stack in (config.encoder, config.decoder) if stack is not None]
-    tokens = training.batch_size * experiment.data.length * len(stacks)
     rows = training.batch_size / training.accumulation / (sizes["data"] * sizes["fsdp"] * sizes["expert"])
     positions = rows * experiment.data.length / sizes["sequence"]  # of one device, before `tensor` cuts the residual
     width = jnp.dtype(config.dtype).itemsize
-    recompute = 1 if config.remat != "none" else 0
-    passes = 1 + BACKWARD + recompute
+    recompute = 1 if config.remat == "full" else 0
+    attends = 1 + BACKWARD + (config.remat in ("full", "dots_without_batch"))
 
     flops = models.ledger(config).flops_per_token(experiment.data.length, causal=True)
-    work = (flops.training + recompute * flops.forward) * tokens / len(stacks)
+    work = (flops.training + repeated(experiment)) * training.batch_size * experiment.data.length
     saved = sum(stack.depth * _saved(experiment, stack) for stack in stacks)
-    logits = min(positions / sizes["tensor"], 512) * config.vocab * 4
+    logits = _chunk(positions / sizes["tensor"], experiment, devices) * config.vocab * 4
 
     count = models.ledger(config).total
     part = count / sizes["tensor"] / sizes["expert"] * width  # of the parameters, that fsdp gathers
@@ -72,8 +72,14 @@ def estimate(experiment: Experiment, sizes: Mapping[str, int], state: float, chi
         "fsdp": (2 + recompute) * training.accumulation * part * gather + part * gather,
         "data": 2 * part / sizes["fsdp"] * _share(sizes["data"]),
         # Each half gathers the residual's positions and scatters what it adds.
-        "tensor": 2 * blocks * residual * _share(sizes["tensor"]) * (passes - 1) * training.accumulation,
-        "sequence": positions * sizes["sequence"] * keys / sizes["tensor"] * width * _share(sizes["sequence"]) * passes,
+        "tensor": 2 * blocks * residual * _share(sizes["tensor"]) * (BACKWARD + recompute) * training.accumulation,
+        "sequence": positions
+        * sizes["sequence"]
+        * keys
+        / sizes["tensor"]
+        * width
+        * _share(sizes["sequence"])
+        * attends,
     }
     return Estimate(
         activations=positions / sizes["tensor"] * saved * width + logits,
@@ -81,6 +87,32 @@ def estimate(experiment: Experiment, sizes: Mapping[str, int], state: float, chi
         memory=2 * state / chip.bandwidth,
         network={axis: sent / rate for axis, sent in network.items() if sent},
     )
+
+
+def repeated(experiment: Experiment) -> float:
+    """The operations for one token that the backward pass does again.
+
+    With `full` it is the whole forward pass; `dots` keeps what every product gives, and `dots_without_batch` all but
+    those of attention, scores and mix.
+    """
+    config = experiment.model
+    if config.remat not in ("full", "dots_without_batch"):
+        return 0.0
+    book = models.ledger(config)
+    forward = book.flops_per_token(experiment.data.length, causal=True).forward
+    if config.remat == "full":
+        return forward
+    return forward - 2 * (book.tally.active - book.tally.subtotal("embedding").active)
+
+
+def _chunk(own: float, experiment: Experiment, devices: int) -> float:
+    """How many of its own positions a device forms logits of at one time, as `training.objective` does."""
+    training = experiment.training
+    if training.loss_chunk:
+        return min(own, max(1, training.loss_chunk / devices))
+    if own * experiment.model.vocab < objective.MANY_LOGITS:
+        return own
+    return min(own, max(objective.FEW_POSITIONS, own / 8))
 
 
 def _saved(experiment: Experiment, stack: Stack) -> float:

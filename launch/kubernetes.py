@@ -8,21 +8,24 @@ Then `kubectl apply -f big.yaml`, on a cluster with JobSet (https://jobset.sigs.
 with all of the node's GPUs; or every host of a TPU slice on GKE, with its four chips, runs one. The volume claim, which
 all nodes are to mount at one time, holds the checkpoints at `--mount`. When a process fails, all are started anew, up
 to `--restarts` times, and go on from the last checkpoint; what would come again, such as a mistake on the command line,
-ends the job. The runs of a sweep are a manifest each, in one file.
+ends the job. Pods that are told to end, as when their node is drained, save, end with exit code 79 and are replaced,
+however often. The runs of a sweep are a manifest each, in one file.
 """
 
 from __future__ import annotations
 
 import math
+import posixpath
 import re
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 from absl import flags
 
 from experiments import command
-from launch import DETECT, FINAL, sweep
+from launch import DETECT, FINAL, STOPPED, STOPPED_CODE, sweep
 
 NAME = flags.DEFINE_string("name", "train", "Of the JobSet.")
 NAMESPACE = flags.DEFINE_string("namespace", None, "Default: that of kubectl's configuration.")
@@ -35,6 +38,7 @@ SLICES = flags.DEFINE_integer("slices", 1, "TPU slices that train as one.", lowe
 RESTARTS = flags.DEFINE_integer("restarts", 3, "How often all are started anew.", lower_bound=0)
 CLAIM = flags.DEFINE_string("claim", None, "A persistent volume claim for checkpoints.")
 MOUNT = flags.DEFINE_string("mount", "/checkpoints", "Where the claim is mounted.")
+LOSE = flags.DEFINE_boolean("lose_checkpoints", False, "Allow a run whose checkpoints go when its pods do.")
 GRACE = flags.DEFINE_integer("grace", 120, "Seconds to save after a notice to end.", lower_bound=0)
 SWEEP = sweep.define()
 
@@ -44,10 +48,12 @@ SLICE_TYPES = {  # https://cloud.google.com/kubernetes-engine/docs/concepts/plan
     "v5p": "tpu-v5p-slice",
     "v6e": "tpu-v6e-slice",
 }
+FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")  # slices of v5e and v6e; the source is the same
+SOLID = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")  # of v4 and v5p, beside multiples of four
 HOST_CHIPS = 4  # of a slice with several hosts
 PORT = 8476
 JOB = "workers"
-LONGEST = 63  # characters of a pod's host name
+LONGEST = 40  # characters of a name, which leave room for what JobSet puts behind it, and a sweep
 INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 
 
@@ -68,8 +74,11 @@ def manifest(name: str, run: sweep.Run) -> dict[str, Any]:
         raise ValueError("--image is missing: name the container's, with this code and what it needs")
     if (GPUS.value is None) == (TOPOLOGY.value is None):
         raise ValueError("give --gpus, the number in each machine, or --topology, that of a TPU slice")
-    if not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name) or len(f"{name}-{JOB}-0-0000") > LONGEST:
-        raise ValueError(f"--name={NAME.value} cannot work: use up to 40 of a-z, 0-9 and -, beginning with a letter")
+    if not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", NAME.value) or len(NAME.value) > LONGEST:
+        raise ValueError(
+            f"--name={NAME.value} cannot work: use up to {LONGEST} of a-z, 0-9 and -, beginning with a letter"
+        )
+    _check_workdir(sweep.workdir(run.command))
     jobs, pods, pod = _on_gpus(name) if TOPOLOGY.value is None else _on_tpus()
     metadata = {"name": name}
     if NAMESPACE.value:
@@ -85,7 +94,7 @@ def manifest(name: str, run: sweep.Run) -> dict[str, Any]:
         "completions": pods,
         "completionMode": "Indexed",
         "backoffLimit": 0,
-        "podFailurePolicy": {"rules": [_fails_job()]},
+        "podFailurePolicy": {"rules": [_on_exit("FailJob", FINAL), _on_exit("Ignore", [STOPPED])]},
         "template": {"spec": _pod(pod, run.command)},
     }
     rule = {"name": "final", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
@@ -101,8 +110,22 @@ def manifest(name: str, run: sweep.Run) -> dict[str, Any]:
     }
 
 
-def _fails_job() -> dict[str, Any]:
-    return {"action": "FailJob", "onExitCodes": {"containerName": JOB, "operator": "In", "values": list(FINAL)}}
+def _check_workdir(workdir: str | None) -> None:
+    """Refuses checkpoints that go when a pod does, unless that is meant."""
+    if workdir is None or LOSE.value:
+        return
+    path, mount = (PurePosixPath(posixpath.normpath(folder)) for folder in (workdir, MOUNT.value))
+    if CLAIM.value and path.is_relative_to(mount):
+        return
+    fix = f"name a folder below --mount={MOUNT.value}" if CLAIM.value else "name a volume with --claim"
+    raise ValueError(
+        f"--workdir={workdir} is gone when a pod ends, and every restart begins at step 0: {fix}, or allow it with "
+        "--lose_checkpoints"
+    )
+
+
+def _on_exit(action: str, codes: Sequence[int]) -> dict[str, Any]:
+    return {"action": action, "onExitCodes": {"containerName": JOB, "operator": "In", "values": list(codes)}}
 
 
 def _on_gpus(name: str) -> tuple[int, int, dict[str, Any]]:
@@ -121,14 +144,13 @@ def _on_gpus(name: str) -> tuple[int, int, dict[str, Any]]:
 def _on_tpus() -> tuple[int, int, dict[str, Any]]:
     """As `_on_gpus`; which process is which, JAX learns from GKE."""
     kind, _, shape = TOPOLOGY.value.partition(":")
-    if kind not in SLICE_TYPES or not re.fullmatch(r"\d+x\d+(x\d+)?", shape):
+    if kind not in SLICE_TYPES:
         known = ", ".join(SLICE_TYPES)
         raise ValueError(f"--topology={TOPOLOGY.value} is not known: give KIND:AxB or KIND:AxBxC, KIND one of {known}")
+    _check_shape(kind, shape)
     if NODES.value != 1 or GPU_TYPE.value is not None:
         raise ValueError("--nodes and --gpu_type are of GPUs: the topology says how many hosts there are")
     chips = math.prod(map(int, shape.split("x")))
-    if not chips or (chips > HOST_CHIPS and chips % HOST_CHIPS):
-        raise ValueError(f"--topology={TOPOLOGY.value} cannot work: {chips} chips do not fill hosts of {HOST_CHIPS}")
     selector = {
         "cloud.google.com/gke-tpu-accelerator": SLICE_TYPES[kind],
         "cloud.google.com/gke-tpu-topology": shape,
@@ -136,6 +158,18 @@ def _on_tpus() -> tuple[int, int, dict[str, Any]]:
     limits = {"google.com/tpu": min(chips, HOST_CHIPS)}
     environment = [{"name": DETECT, "value": "1"}]
     return SLICES.value, max(1, chips // HOST_CHIPS), {"env": environment, "limits": limits, "selector": selector}
+
+
+def _check_shape(kind: str, shape: str) -> None:
+    """Raises ValueError for a slice that there is not."""
+    if kind in ("v5e", "v6e"):
+        exists, known = shape in FLAT, f"one of {', '.join(FLAT)}"
+    else:
+        sides = [int(side) for side in shape.split("x")] if re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2}", shape) else []
+        larger = len(sides) == 3 and sides == sorted(sides) and not any(side % 4 for side in sides)
+        exists, known = shape in SOLID or larger, f"{', '.join(SOLID)} or AxBxC of multiples of 4 with A <= B <= C"
+    if not exists:
+        raise ValueError(f"--topology={TOPOLOGY.value} cannot work: there is no such slice; of {kind} give {known}")
 
 
 def _pod(pod: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
@@ -151,7 +185,7 @@ def _pod(pod: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
         "name": JOB,
         "image": IMAGE.value,
         "command": [word.replace("$", "$$") for word in words],  # Kubernetes would put variables in
-        "env": pod["env"],
+        "env": [*pod["env"], {"name": STOPPED_CODE, "value": str(STOPPED)}],
         "resources": {"limits": pod["limits"]},
         "volumeMounts": mounts,
     }

@@ -7,11 +7,13 @@
 What comes after `--` is the command; `python` is the one that runs this program. Each process has a log in
 `DIR/process-NUMBER.log`, and all lines come live with the number in front. When a process fails, its last lines are
 shown again, the others are ended, and the command is started anew up to `--restarts` times: training goes on from its
-last checkpoint. What would come again, such as a mistake on the command line, is not repeated. SIGTERM and Ctrl-C are
-handed to all; a second one ends training at once. The exit code is 0, or that of the first failure.
+last checkpoint. What would come again, such as a mistake on the command line, is not repeated. Ctrl-C is handed to all,
+and SIGTERM, which SIGHUP and SIGUSR1 come to as well; a second one ends training at once. The exit code is 0, or that
+of the first failure.
 
-A sweep runs one after the other, or `--at_once` several, and goes on after a run that failed. GPUs are shared equally
-among all processes that run at one time; `--devices` gives each so many CPU devices in their place.
+A sweep runs one after the other, or `--at_once` several, and goes on after a run that failed; where a signal ends it,
+it says which runs are not done, and its exit code is 79. GPUs are shared equally among all processes that run at one
+time; `--devices` gives each so many CPU devices in their place.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 
 from experiments import command
-from launch import FINAL, sweep
+from launch import FINAL, STOPPED, STOPPED_CODE, sweep
 from launch.processes import Failure, Group
 
 PROCESSES = flags.DEFINE_integer("processes", 1, "How many run as one.", lower_bound=1)
@@ -77,6 +79,7 @@ class Supervisor:
         self._places = list(reversed(range(AT_ONCE.value)))
         self._active: list[Active] = []
         self._failed: list[tuple[sweep.Run, int]] = []
+        self._undone: list[sweep.Run] = []  # stopped, or never started
         self._total, self._lock = len(runs), threading.Lock()
 
     def run(self) -> int:
@@ -96,7 +99,17 @@ class Supervisor:
         if self._failed and self._total > 1:
             names = ", ".join(run.name for run, _ in self._failed)
             print(f"{len(self._failed)} of {self._total} runs failed: {names}", file=sys.stderr)
-        return self._failed[0][1] if self._failed else 0
+        if self._undone and self._total > 1:
+            names = ", ".join(run.name for run in self._undone)
+            print(f"{len(self._undone)} of {self._total} runs are not done: {names}", file=sys.stderr)
+        return self._code()
+
+    def _code(self) -> int:
+        if self._failed:
+            return self._failed[0][1]
+        if not self._undone:
+            return 0
+        return STOPPED if self._total > 1 else int(os.environ.get(STOPPED_CODE, 0))
 
     def _start(self, run: sweep.Run, place: int, restarts: int) -> None:
         port = _free_port()
@@ -119,6 +132,7 @@ class Supervisor:
         while self._received:
             number = self._received.popleft()
             self._stopping = True
+            self._undone += self._waiting
             self._waiting.clear()
             for one in self._active:
                 one.group.signal(number)
@@ -132,6 +146,8 @@ class Supervisor:
                 self._start(one.run, one.place, restart)
                 return
             self._failed.append((one.run, failure.code))
+        elif one.group.stopped:
+            self._undone.append(one.run)
         self._places.append(one.place)
 
     def _tell(self, run: sweep.Run, failure: Failure, further: str) -> None:
@@ -156,7 +172,7 @@ def environment(index: int, count: int, port: int, devices: int | None, gpus: st
       devices: CPU devices, or None for what there is.
       gpus: the GPUs that it sees, as CUDA numbers them, or None for all.
     """
-    out = {"PYTHONUNBUFFERED": "1"}
+    out = {"PYTHONUNBUFFERED": "1", STOPPED_CODE: str(STOPPED)}
     if count > 1:
         names = ("JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_BIND_ADDRESS")
         out |= dict.fromkeys(names, f"127.0.0.1:{port}")
@@ -209,10 +225,16 @@ def _free_port() -> int:
 
 @contextmanager
 def _signals() -> Iterator[deque[int]]:
-    """The SIGINT and SIGTERM that came, in order."""
+    """What is to be handed on, in order: SIGINT where that came, SIGTERM for all else that asks to end."""
     received: deque[int] = deque()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda number, frame: received.append(number)) for number in numbers}
+
+    def receive(number: int, frame: Any) -> None:
+        received.append(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, receive) for number in numbers}
     try:
         yield received
     finally:

@@ -20,19 +20,21 @@ class Chip(NamedTuple):
     network: float
 
 
-# TPU: cloud.google.com/tpu/docs/system-architecture-tpu-vm, a page per version; the network is half of the bandwidth
-# between chips, which counts both ways. GPU: the data sheet of each product; the network is NVLink, one way, so that a
-# plan for more than one machine of eight is too good by what lies between machines.
+# TPU: docs.cloud.google.com/tpu/docs, a page per version; the network is half of the "bidirectional inter-chip
+# interconnect bandwidth per chip", which is that of all links together. The page of v4 has none: it is six links of
+# 50 GB/s, Jouppi et al. 2023 (arXiv:2304.01433), table 4. GPU: the data sheet of each product; the network is NVLink,
+# one way.
 CHIPS = {
-    "v4": Chip(275e12, 32e9, 1228e9, 150e9),
-    "v5e": Chip(197e12, 16e9, 819e9, 100e9),
-    "v5p": Chip(459e12, 95e9, 2765e9, 300e9),
-    "v6e": Chip(918e12, 32e9, 1640e9, 224e9),
+    "v4": Chip(275e12, 32e9, 1228e9, 300e9),
+    "v5e": Chip(197e12, 16e9, 819e9, 200e9),
+    "v5p": Chip(459e12, 95e9, 2765e9, 600e9),
+    "v6e": Chip(918e12, 32e9, 1640e9, 400e9),
     "a100": Chip(312e12, 80e9, 2039e9, 300e9),
     "h100": Chip(989e12, 80e9, 3350e9, 450e9),
     "h200": Chip(989e12, 141e9, 4800e9, 450e9),
 }
 TPUS = ("v4", "v5e", "v5p", "v6e")
+TOGETHER = 8  # GPUs of one machine, that NVLink joins
 
 
 class Machine(NamedTuple):

@@ -5,7 +5,8 @@
 
 The training step of the recipe is compiled for the machine, ahead of time. For TPUs that is done by their own compiler,
 which libtpu brings (extra `tpu`, in an environment of its own); for GPUs by that for CPUs, one CPU device for each, so
-that temporaries are those of a CPU's program. Times are floors, by the figures beside them.
+that temporaries and collectives are those of a CPU's program, which adds up whole gradients in float32. Times are
+floors, by the figures beside them; that of communication between GPUs is the formula's of `launch/estimate.py`.
 
 `--search` compares meshes and rematerialisation policies by formula (`launch/estimate.py`), lists the best that fit and
 compiles the first of them.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ from experiments import command, recipe, running, writing
 from experiments.devices import amount
 from experiments.experiment import Experiment
 from launch import collectives, machines
-from launch.estimate import Estimate, estimate
+from launch.estimate import Estimate, estimate, repeated
 from transformer import models
 from transformer.models.config import REMATS
 from transformer.ops.sharding import AXES
@@ -104,11 +105,11 @@ def plan(experiment: Experiment, machine: machines.Machine, words: str, rules: s
         verdict = "it fits" if total <= ROOM * chip.memory else "it does NOT fit"
         yield f"{verdict}: {amount(total)} of {amount(chip.memory)} ({ROOM:.0%} may be used)"
     sent = collectives.read(compiled.as_text(), len(machine.devices))
-    table = Table("collective", "among", "times per step", "sent by each device")
+    table = Table("collective" + ("" if machine.tpu else ", of CPUs"), "among", "times per step", "sent by each device")
     for each in (each for each in sent if each.bytes):
         table.add_row(each.kind, str(each.group), f"{each.calls:,}", amount(each.bytes))
     yield table
-    yield from _times(experiment, machine, sum(parts.values()), sum(each.bytes for each in sent))
+    yield from _times(experiment, machine, mesh.shape, sum(parts.values()), sum(each.bytes for each in sent))
     yield f"compiled in {took:.0f} s"
 
 
@@ -199,16 +200,20 @@ def listed(found: list[Candidate]) -> Table:
     return table
 
 
-def _times(experiment: Experiment, machine: machines.Machine, state: float, sent: float) -> Iterator[str]:
+def _times(
+    experiment: Experiment, machine: machines.Machine, sizes: Mapping[str, int], state: float, sent: float
+) -> Iterator[str]:
     """The floors of a step, and what they assume."""
     tokens = experiment.training.batch_size * experiment.data.length
     flops = models.ledger(experiment.model).flops_per_token(experiment.data.length, causal=True)
-    repeated = flops.forward if experiment.model.remat != "none" else 0.0
-    total, devices, chip = (flops.training + repeated) * tokens, len(machine.devices), machine.chip
-    yield f"work: {total:.3e} FLOP a step, {total / devices:.3e} per device, {repeated * tokens / total:.0%} repeated"
+    again = repeated(experiment)
+    total, devices, chip = (flops.training + again) * tokens, len(machine.devices), machine.chip
+    yield f"work: {total:.3e} FLOP a step, {total / devices:.3e} per device, {again * tokens / total:.0%} repeated"
     if chip is None:
         return
-    compute, memory, network = total / devices / chip.flops, 2 * state / chip.bandwidth, sent / chip.network
+    compute, memory = total / devices / chip.flops, 2 * state / chip.bandwidth
+    formula = sum(estimate(experiment, sizes, state, chip).network.values())
+    network = sent / chip.network if machine.tpu else formula
     floor = max(compute, memory, network)
     yield (
         f"a step takes at least {floor:.3f} s: arithmetic {compute:.3f} s, state read and written {memory:.3f} s, "
@@ -218,6 +223,11 @@ def _times(experiment: Experiment, machine: machines.Machine, state: float, sent
         f"assumed and fully used: {chip.flops / 1e12:,.0f} TFLOP/s in bfloat16, {chip.bandwidth / 1e9:,.0f} GB/s from "
         f"memory, {chip.network / 1e9:,.0f} GB/s each way between devices; at most {tokens / floor:,.0f} tokens/s"
     )
+    if not machine.tpu:
+        said = "communication is by formula (launch/estimate.py), with NVLink between all devices"
+        if devices > machines.TOGETHER:
+            said += f"; between machines of {machines.TOGETHER} it takes longer"
+        yield said
 
 
 def _splashes(experiment: Experiment, mesh: jax.sharding.Mesh) -> bool:

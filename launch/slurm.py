@@ -5,12 +5,13 @@
     python -m launch.slurm --dry-run --sweep=training.optimizer.learning_rate=1e-3,3e-4 --seeds=5 -- ...
 
 `--dry-run` prints the script and submits nothing. The tasks of the job are the processes of one training. `--notice`
-seconds before the time limit they are told to stop, save and end, and the job goes back into the queue; there it goes
-on from its last checkpoint. A job that fails goes back too, unless it would fail again, as after a mistake on the
-command line, or has been started anew `--restarts` times, for whatever reason; `scancel -s TERM JOB` saves and ends it
-for good. A sweep is an array of jobs.
+seconds before the time limit they are told to stop, save and end, and the job goes back into the queue, if need be
+without them; there it goes on from its last checkpoint. A job that fails goes back too, unless a task would fail again,
+as after a mistake on the command line, or has been started anew `--restarts` times, for whatever reason;
+`scancel -s TERM JOB` saves and ends it for good, with exit code 79. A sweep is an array of jobs.
 
-All output is in `LOGS/NAME-JOB.log`, each line with its task's number in front; the script is beside it.
+All output is in `LOGS/NAME-JOB.log`, each line with its task's number in front; the script is beside it. In a container
+(`--container`) tasks see the folder in which the job was submitted, and `--mounts`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import command
-from launch import FINAL, sweep
+from launch import FINAL, STOPPED, STOPPED_CODE, sweep
 
 NAME = flags.DEFINE_string("name", "train", "The job's.")
 NODES = flags.DEFINE_integer("nodes", 1, "Machines.", lower_bound=1)
@@ -43,15 +44,34 @@ MODULES = flags.DEFINE_list("modules", [], "Environment modules to load.")
 CONTAINER = flags.DEFINE_string("container", None, "The image that the tasks run in, by the Pyxis plugin.")
 MOUNTS = flags.DEFINE_list("mounts", [], "Folders that the container sees, such as /data:/data.")
 LOGS = flags.DEFINE_string("logs", "logs", "The folder of the script and of what the job prints.")
-DRY_RUN = flags.DEFINE_boolean("dry-run", False, "Print the script and submit nothing.")
+DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Print the script and submit nothing.")
 AT_ONCE = flags.DEFINE_integer("at_once", None, "Jobs of a sweep at one time; default: any number.", lower_bound=1)
 SWEEP = sweep.define()
 
-# The batch shell alone hears of the limit, by a signal that nothing else sends, and tells the tasks. Bash runs a trap
-# in the middle of a wait, which is then to be begun again.
+# Slurm's ways to write a time limit, and the seconds in each of its parts.
+TIMES = {
+    r"(?:(\d+)-)?(\d+):(\d+):(\d+)": (86400, 3600, 60, 1),
+    r"(\d+)-(\d+):(\d+)": (86400, 3600, 60),
+    r"(\d+)-(\d+)": (86400, 3600),
+    r"(\d+):(\d+)": (60, 1),
+    r"(\d+)": (60,),
+}
+
+# The batch shell alone hears of the limit, by a signal that nothing else sends, and tells the tasks; should they not
+# end, the job is taken from them. Bash runs a trap in the middle of a wait, which is then to be begun again.
+#
+# $SLURM_JOB_ID of one job of an array is the number of the whole array.
+#
+# srun ends with the largest code of its tasks, and ends them all when one fails; which code came of itself, only its
+# own lines in the log say, in front of which no task's number stands.
 BODY = """
+export {variable}={stopped}
+job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
+job=${{job:-$SLURM_JOB_ID}}
 again=
-trap 'again=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
+timer=
+trap 'again=1; scancel --signal=TERM "$job"; (sleep {patience} &> /dev/null; scontrol requeue "$job") & timer=$!' USR1
+[[ -f /dev/stderr ]] && begin=$(stat --dereference --format=%s /dev/stderr)
 
 {srun} "${{command[@]}}" &
 step=$!
@@ -62,13 +82,21 @@ while kill -0 "$step" 2> /dev/null; do
     code=$?
 done
 
+[[ $timer ]] && kill "$timer"
+
+if [[ -f /dev/stderr ]]; then
+    final=$(tail --bytes=+$((begin + 1)) /dev/stderr |
+        sed --quiet --regexp-extended 's/^srun: error: .*: Exited with exit code ({finals})$/\\1/p' | head --lines=1)
+    code=${{final:-$code}}
+fi
 case $code in
-    0 | {final}) ;;
+    {finals}) again= ;;
+    0 | {stopped}) ;;
     *) (( ${{SLURM_RESTART_COUNT:-0}} >= {restarts} )) || again=1 ;;
 esac
 if [[ $again ]]; then
     echo "exit code $code: back into the queue" >&2
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue "$job"
 fi
 exit "$code"
 """
@@ -100,8 +128,15 @@ def script(runs: Sequence[sweep.Run], logs: Path) -> str:
     lines = ["#!/bin/bash", *(_directive(name, value) for name, value in _options(runs, logs))]
     lines += [f"#SBATCH {_one_line(option)}" for option in OPTION.value]
     lines += ["", *(f"module load {shlex.quote(module)}" for module in MODULES.value)]
-    final = " | ".join(map(str, FINAL))
-    return "\n".join(lines) + "\n" + _commands(runs) + BODY.format(srun=_srun(), final=final, restarts=RESTARTS.value)
+    body = BODY.format(
+        srun=_srun(),
+        finals="|".join(map(str, FINAL)),
+        restarts=RESTARTS.value,
+        variable=STOPPED_CODE,
+        stopped=STOPPED,
+        patience=max(NOTICE.value - 15, NOTICE.value * 3 // 4),
+    )
+    return "\n".join(lines) + "\n" + _commands(runs) + body
 
 
 def _options(runs: Sequence[sweep.Run], logs: Path) -> list[tuple[str, str | None]]:
@@ -110,6 +145,7 @@ def _options(runs: Sequence[sweep.Run], logs: Path) -> list[tuple[str, str | Non
         raise ValueError(f"--name={NAME.value} cannot work: use letters, digits, dots, dashes and underscores")
     if "%" in str(logs):
         raise ValueError(f"--logs={logs} cannot work: Slurm would replace what follows a %")
+    _check_time()
     array = len(runs) > 1
     options: dict[str, object] = {
         "job-name": NAME.value,
@@ -128,6 +164,32 @@ def _options(runs: Sequence[sweep.Run], logs: Path) -> list[tuple[str, str | Non
     }
     given = [(name, str(value)) for name, value in options.items() if value is not None]
     return [*given, ("open-mode", "append"), ("requeue", None)]
+
+
+def _check_time() -> None:
+    limit = seconds(TIME.value) if TIME.value is not None else None
+    if limit is not None and NOTICE.value >= limit:
+        raise ValueError(
+            f"--notice={NOTICE.value} s is not less than --time={TIME.value} ({limit} s), so that the job would stop "
+            "as soon as it begins: give a smaller --notice or a larger --time"
+        )
+
+
+def seconds(time: str) -> int | None:
+    """Of a limit as Slurm writes it; None for one without end.
+
+    Raises:
+      ValueError: if it is none.
+    """
+    if time.upper() in ("UNLIMITED", "INFINITE", "0"):
+        return None
+    for pattern, parts in TIMES.items():
+        if found := re.fullmatch(pattern, time):
+            return sum(int(number or 0) * part for number, part in zip(found.groups(), parts, strict=True))
+    raise ValueError(
+        f"--time={time} is no limit of Slurm's: give MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS, DAYS-HOURS, "
+        "DAYS-HOURS:MINUTES, DAYS-HOURS:MINUTES:SECONDS or UNLIMITED"
+    )
 
 
 def _directive(name: str, value: str | None) -> str:
@@ -152,12 +214,15 @@ def _srun() -> str:
     options = ["--kill-on-bad-exit=1", "--label"]
     if CPUS.value is not None:
         options.append(f"--cpus-per-task={CPUS.value}")  # since 22.05 not taken over from the job
+    if CONTAINER.value is None and MOUNTS.value:
+        raise ValueError("--mounts are of a container: name its image with --container")
     if CONTAINER.value is not None:
+        here = Path.cwd()
+        if re.search("[:,]", str(here)):
+            raise ValueError(f"the current folder, {here}, cannot be mounted: go to one without : and , in its name")
         options.append(f"--container-image={CONTAINER.value}")
-    if MOUNTS.value:
-        if CONTAINER.value is None:
-            raise ValueError("--mounts are of a container: name its image with --container")
-        options.append(f"--container-mounts={','.join(MOUNTS.value)}")
+        options.append(f"--container-mounts={','.join([f'{here}:{here}', *MOUNTS.value])}")
+        options.append(f"--container-workdir={here}")
     return shlex.join(["srun", *options])
 
 

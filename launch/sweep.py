@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from absl import flags
 
+from experiments.command import NO_ADDRESS
+
 BRACKETS = {"(": 1, "[": 1, ")": -1, "]": -1}
 
 
@@ -48,6 +50,8 @@ def expand(command: Sequence[str], sweep: Sequence[str] = (), seeds: int | None 
     """`command` with every combination of the values of `sweep` and of the seeds below `seeds`; errors as of `runs`."""
     if not command:
         raise ValueError("the command is missing: put it after --, such as -- python -m experiments.train --config=...")
+    if "://" in (workdir(command) or ""):
+        raise ValueError(f"--workdir={workdir(command)} {NO_ADDRESS}")
     choices = [_choice(one) for one in sweep]
     if seeds is not None:
         choices.append(("seed", [str(seed) for seed in range(seeds)]))
@@ -63,6 +67,25 @@ def expand(command: Sequence[str], sweep: Sequence[str] = (), seeds: int | None 
         found.append(Run(name, (*_below(command, name), *overrides)))
     _refuse_equal(found)
     return found
+
+
+def workdir(command: Sequence[str]) -> str | None:
+    """What a command says after `--workdir`, or None."""
+    place = _place(command)
+    return None if place is None else command[place].split("=", 1)[-1]
+
+
+def _place(command: Sequence[str]) -> int | None:
+    """Where a command names its `--workdir`."""
+    for place, word in enumerate(command):
+        flag, equals, value = word.lstrip("-").partition("=")
+        if not word.startswith("-") or flag != "workdir":
+            continue
+        if equals and value:
+            return place
+        if not equals and place + 1 < len(command):
+            return place + 1
+    return None
 
 
 def _choice(sweep: str) -> tuple[str, list[str]]:
@@ -107,18 +130,11 @@ def _safe(value: str) -> str:
 
 def _below(command: Sequence[str], name: str) -> list[str]:
     """The command with its `--workdir` in a folder below; raises ValueError if it names none."""
-    out = list(command)
-    for place, word in enumerate(out):
-        flag, equals, value = word.lstrip("-").partition("=")
-        if not word.startswith("-") or flag != "workdir":
-            continue
-        if equals and value:
-            out[place] = f"{word.rstrip('/')}/{name}"
-            return out
-        if not equals and place + 1 < len(out):
-            out[place + 1] = f"{out[place + 1].rstrip('/')}/{name}"
-            return out
-    raise ValueError("a sweep needs --workdir=DIR in its command: each run has a folder of its own below it")
+    out, place = list(command), _place(command)
+    if place is None:
+        raise ValueError("a sweep needs --workdir=DIR in its command: each run has a folder of its own below it")
+    out[place] = f"{out[place].rstrip('/')}/{name}"
+    return out
 
 
 def _refuse_equal(found: list[Run]) -> None:

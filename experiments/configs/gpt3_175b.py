@@ -1,7 +1,7 @@
 r"""GPT-3 175B: sequences of 2,048 tokens, batches of 3.1 million, for a pod.
 
     python -m launch.plan --config=experiments/configs/gpt3_175b.py --topology=v5p:8x8x16 --mesh=fsdp=128,tensor=8
-    python -m experiments.train --config=experiments/configs/gpt3_175b.py --workdir=gs://BUCKET/gpt3 \
+    python -m experiments.train --config=experiments/configs/gpt3_175b.py --workdir=/mnt/BUCKET/gpt3 \
         --config.data.path=FOLDER_OF_TEXT --config.data.tokenizer.folder=FOLDER_OF_GPT2_TOKENIZER \
         --mesh=fsdp=128,tensor=8
 

@@ -171,6 +171,19 @@ def test_a_folder_that_cannot_be_written_stops_no_script(tmp_path, compile_somet
     assert compile_something() == (0, 0, [])
 
 
+def test_an_address_is_no_working_directory(tmp_path):
+    (tmp_path / "flag.py").write_text("from absl import flags\nflags.DEFINE_string('workdir', None, 'A folder.')")
+    process = run(tmp_path, "print('ran')", "--workdir=gs://bucket/a", imports="os, signal, sys, flag")
+    assert error_line(process).startswith("error: --workdir=gs://bucket/a is no folder: mount the bucket (gcsfuse)")
+
+
+def test_an_end_by_a_signal_has_the_code_that_a_launcher_asks_for(tmp_path):
+    body = "raise command.Interrupted(signal.SIGTERM, 'at step 3')"
+    assert run(tmp_path, body).returncode == 128 + signal.SIGTERM
+    process = run(tmp_path, body, TRANSFORMER_STOPPED_CODE="79")
+    assert (process.returncode, process.stderr) == (79, "stopped: at step 3\n")
+
+
 def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
     process = run(tmp_path, "for n in range(100_000): print(n)", "--config.a=0")
     assert (process.returncode, process.stdout.count("\n")) == (0, 100_000)

@@ -1,5 +1,8 @@
 """Who may write to a working directory, and what is left of it."""
 
+import fcntl
+import threading
+
 import pytest
 
 from experiments import running
@@ -14,6 +17,15 @@ def test_what_another_run_made_meanwhile_stays(tmp_path):
         with running.locked(workdir):
             pytest.fail("two runs hold one directory")
     assert (workdir / "metrics").exists()
+
+
+def test_a_run_that_a_launcher_started_anew_waits_for_the_one_before(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TRANSFORMER_STOPPED_CODE", "79")
+    with (tmp_path / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        threading.Timer(0.3, fcntl.flock, (held, fcntl.LOCK_UN)).start()
+        with running.locked(tmp_path):
+            assert f"{tmp_path} is in use by another run: waiting 100 s" in capsys.readouterr().err
 
 
 def test_what_a_refused_run_made_goes(tmp_path):

@@ -80,10 +80,12 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(script, tiny, train
 def test_a_run_that_is_told_to_stop_saves_its_step_and_prints_any_prompt_when_it_has_gone_on(script, tiny, tmp_path):
     stopper, workdir = tmp_path / "stopped.py", tmp_path / "run"
     # The line of a step is written while a later one runs, a few at most.
-    stopper.write_text(textwrap.dedent(KILLED).replace("{signal}", "SIGTERM").replace("step == 10", "step == 6"))
+    asked = "import os\nos.environ['TRANSFORMER_STOPPED_CODE'] = '79'\n"  # by a launcher
+    program = textwrap.dedent(KILLED).replace("{signal}", "SIGTERM").replace("step == 10", "step == 6")
+    stopper.write_text(asked + program)
     arguments = (f"--config={tiny / 'recipe.py'}", f"--workdir={workdir}", "--config.prompts=('[/b] :key:', '[i]')")
     process = script(str(stopper), *arguments)
-    assert process.returncode == 0
+    assert process.returncode == 79
     # On a busy machine the checkpoint library may warn before that of a save that took long.
     stopped = re.search(r"^stopped: at step (\d+); the same command goes on from there\n\Z", process.stderr, re.M)
     assert stopped and 7 <= int(stopped[1]) <= 9, process.stderr

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from tests.faults.filling import FAULTS
 from tests.faults.runs import Started, end, port
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -53,6 +54,7 @@ def table():
     """`table("fault", "what happens", seconds)`: a row for the README of `launch`, where FAULTS_TABLE names a file."""
 
     def write(fault, happens, seconds):
+        assert fault.startswith(FAULTS), f"{fault} is missing in tests/faults/filling.py"
         if "FAULTS_TABLE" in os.environ:
             with open(os.environ["FAULTS_TABLE"], "a") as file:
                 file.write(json.dumps({"fault": fault, "happens": happens, "seconds": round(seconds, 1)}) + "\n")

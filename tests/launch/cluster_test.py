@@ -58,7 +58,8 @@ from transformer.training import distributed
 told = []
 distributed.initialize()
 signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
-saved = pathlib.Path(sys.argv[1])
+saved = pathlib.Path(sys.argv[1].removeprefix("--workdir="))
+saved.parent.mkdir(parents=True, exist_ok=True)
 count = int(saved.read_text()) if saved.exists() else 0
 print("begins at", count, "of", jax.process_count(), flush=True)
 while not multihost_utils.process_allgather(np.array([len(told)])).any():
@@ -68,6 +69,13 @@ with distributed.first_alone("saved"):
     if jax.process_index() == 0:
         saved.write_text(str(count))
 print("stops at", count, flush=True)
+"""
+# One task makes a mistake, and the other ends as a script does that is told to.
+MISTAKE = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+time.sleep(1 if os.environ["SLURM_PROCID"] == "0" else 60)
+sys.exit(2)
 """
 
 
@@ -175,6 +183,27 @@ def test_a_job_near_its_limit_saves_and_goes_back_into_the_queue(cluster, tmp_pa
     until(lambda: "exit code 0: back into the queue" in (log.read_text() if log.exists() else ""), 180)
     until(lambda: state(cluster, job) == "PENDING", 30)
     assert lines(log).count(f"stops at {(tmp_path / 'saved').read_text()}") == 2
+
+
+def test_a_mistake_of_one_task_is_not_repeated(cluster, tmp_path):
+    job, log = submit(cluster, tmp_path, "--", sys.executable, "-c", MISTAKE)
+    until(lambda: state(cluster, job) not in ("PENDING", "RUNNING", "COMPLETING"), 120)
+    assert state(cluster, job) == "FAILED" and "back into the queue" not in log.read_text()
+    assert "ExitCode=2:0" in ask(cluster, "scontrol", "show", "job", job)
+
+
+def test_one_job_of_an_array_stops_alone(cluster, tmp_path):
+    (tmp_path / "counts.py").write_text(COUNTS)
+    words = ("--sweep=model.width=8,16", "--", sys.executable, "counts.py", "--workdir=saved")
+    job, _ = submit(cluster, tmp_path, *words)
+    logs = [tmp_path / "lo gs" / f"train-{job}_{index}.log" for index in (0, 1)]
+    until(lambda: all(lines(log).count("begins at 0 of 2") == 2 for log in logs), 240)
+    ask(cluster, "scancel", "--signal=USR1", "--batch", f"{job}_0")
+    until(lambda: "back into the queue" in logs[0].read_text(), 60)
+    until(lambda: state(cluster, f"{job}_0") == "PENDING", 30)
+    assert state(cluster, f"{job}_1") == "RUNNING" and not any(line.startswith("stops") for line in lines(logs[1]))
+    ask(cluster, "scancel", job)
+    until(lambda: state(cluster, f"{job}_1") == "CANCELLED", 60)
 
 
 def test_training_runs_as_a_job_of_two_tasks(cluster, tmp_path, tiny):

@@ -41,6 +41,12 @@ def imported_local():
     yield from loaded("launch.local")
 
 
+@pytest.fixture(scope="module")
+def imported_slurm():
+    """As `imported_local`."""
+    yield from loaded("launch.slurm")
+
+
 def loaded(name: str):
     """A launcher's functions; its flags go when the test module is done, as others define the same ones."""
     known = set(flags.FLAGS)

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
-from launch import DETECT
+from launch import DETECT, FINAL, STOPPED, STOPPED_CODE
 from tests.conftest import ROOT
 from transformer.training import distributed
 
@@ -55,8 +55,13 @@ def on_gpus():
 def test_the_manifest_for_gpus(golden, on_gpus):
     text, (manifest,) = on_gpus
     golden("gpus.yaml", text)
+    rules = job(manifest)[1]["podFailurePolicy"]["rules"]
+    assert [(rule["action"], *rule["onExitCodes"]["values"]) for rule in rules] == [
+        ("FailJob", *FINAL),
+        ("Ignore", STOPPED),
+    ]
     variables = {one["name"]: one.get("value") or one["valueFrom"] for one in container(manifest)["env"]}
-    assert tuple(variables) == distributed.VARIABLES
+    assert tuple(variables) == (*distributed.VARIABLES, STOPPED_CODE)
     # JobSet calls a pod JOBSET-JOB-INDEX-INDEX.SUBDOMAIN.
     host = f"big-{manifest['spec']['replicatedJobs'][0]['name']}-0-0.{manifest['spec']['network']['subdomain']}"
     assert re.fullmatch(rf"{host}:\d+", variables["JAX_COORDINATOR_ADDRESS"])
@@ -67,13 +72,13 @@ def test_the_manifest_for_gpus(golden, on_gpus):
 
 def test_the_manifests_of_a_sweep_on_tpus(golden):
     sweep = ("--sweep=model.width=64,128", "--slices=2", "--restarts=7", "--claim=c", "--mount=/runs")
-    text, manifests = written(*TPU, *sweep, "--", *TRAIN)
+    text, manifests = written(*TPU, *sweep, "--", *TRAIN[:-1], "--workdir=/runs/big")
     golden("tpus.yaml", text)
     assert [manifest["metadata"]["name"] for manifest in manifests] == ["train-0", "train-1"]
     for manifest, width in zip(manifests, (64, 128), strict=True):
         assert container(manifest)["command"][-1] == f"--config.model.width={width}"
         assert manifest["metadata"]["annotations"]["transformer-research/run"] == f"width={width}"
-        assert container(manifest)["env"] == [{"name": distributed.DETECT, "value": "1"}]
+        assert container(manifest)["env"][0] == {"name": distributed.DETECT, "value": "1"}
     assert DETECT == distributed.DETECT
 
 
@@ -88,6 +93,10 @@ def test_a_topology_is_its_hosts(topology, hosts, chips):
     assert container(manifest)["resources"]["limits"] == {"google.com/tpu": chips}
     selector = one["template"]["spec"]["nodeSelector"]
     assert selector["cloud.google.com/gke-tpu-topology"] == topology.split(":")[1]
+
+
+def test_what_loses_checkpoints_is_written_where_it_is_meant():
+    written(*GPU, "--lose_checkpoints", "--", *TRAIN)
 
 
 def test_arguments_arrive_as_they_are(awkward):
@@ -130,11 +139,16 @@ def test_the_schema_refuses_what_a_cluster_would(on_gpus, path, value):
         ((*GPU, "--topology=v5p:4x4x4", "--", "true"), "give --gpus, the number in each machine, or --topology"),
         ((*GPU, "--slices=2", "--", "true"), "--slices are of TPUs"),
         ((*TPU, "--nodes=2", "--", "true"), "--nodes and --gpu_type are of GPUs"),
-        ((GPU[0], "--topology=v5p:4", "--", "true"), "--topology=v5p:4 is not known: give KIND:AxB"),
+        ((GPU[0], "--topology=v5p:4x4", "--", "true"), "there is no such slice; of v5p give 2x2x1, 2x2x2, 2x2x4,"),
+        ((GPU[0], "--topology=v4:8x4x4", "--", "true"), "or AxBxC of multiples of 4 with A <= B <= C"),
+        ((GPU[0], "--topology=v6e:2x2x1", "--", "true"), "of v6e give one of 1x1, 2x2, 2x4,"),
         ((GPU[0], "--topology=v9:4x4", "--", "true"), "KIND one of v4, v5e, v5p, v6e"),
-        ((GPU[0], "--topology=v5e:3x3", "--", "true"), "9 chips do not fill hosts of 4"),
+        ((*GPU, "--", *TRAIN), "every restart begins at step 0: name a volume with --claim, or allow it with"),
+        ((*GPU, "--claim=c", "--", "true", "--workdir=runs/a"), "name a folder below --mount=/checkpoints, or"),
+        ((*GPU, "--claim=c", "--", "true", "--workdir", "/checkpoints/../a"), "name a folder below --mount="),
+        ((*GPU, "--", "true", "--workdir=gs://bucket/a"), "--workdir=gs://bucket/a is no folder: mount the bucket"),
         ((*GPU, "--name=Big_one", "--", "true"), "--name=Big_one cannot work"),
-        ((*GPU, f"--name={'a' * 60}", "--", "true"), "use up to 40"),
+        ((*GPU, f"--name={'a' * 41}", "--", "true"), "use up to 40"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, said):

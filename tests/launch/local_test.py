@@ -5,11 +5,16 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections import deque
 from pathlib import Path
 
 import pytest
 
-from launch import FINAL
+from launch import FINAL, LOST, STOPPED, STOPPED_CODE
+from launch.processes import Group
+from launch.sweep import Run
 from tests.conftest import ROOT
 from transformer.training import exits, metrics
 
@@ -85,9 +90,11 @@ def test_a_run_that_fails_is_started_anew_and_a_mistake_is_not(tmp_path):
     assert process.returncode == 2 and process.stderr.count("failed") == 1
 
 
-@pytest.mark.parametrize(("number", "times"), [(signal.SIGTERM, 1), (signal.SIGINT, 2)])
-def test_signals_reach_all_and_no_restart_follows(tmp_path, number, times):
-    name = number.name.removeprefix("SIG")
+@pytest.mark.parametrize(
+    ("number", "name", "times"),
+    [(signal.SIGTERM, "TERM", 1), (signal.SIGINT, "INT", 2), (signal.SIGHUP, "TERM", 1), (signal.SIGUSR1, "TERM", 1)],
+)
+def test_signals_reach_all_and_no_restart_follows(tmp_path, number, name, times):
     line = f"""
         seen=0
         trap 'seen=$((seen + 1)); echo seen $seen; [ $seen != {times} ] || exit 0' {name}
@@ -124,6 +131,73 @@ def test_a_sweep_runs_all_as_many_at_once_as_asked_and_goes_on_after_a_failure(t
     assert {path.name for path in (tmp_path / "logs").iterdir()} == names
     together = [int((path / "together").read_text()) for path in (tmp_path / "runs").iterdir()]
     assert max(together) == 2
+
+
+def stopped(local, folder, names):
+    """What a supervisor of these runs returns that is stopped in the first one."""
+    line = f'trap "exit ${STOPPED_CODE}" TERM; touch {folder}/ready; while :; do sleep 0.1; done'
+    received = deque()
+
+    def stop():
+        while not (folder / "ready").exists():
+            time.sleep(0.02)
+        received.append(signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    runs = [Run(name, ("sh", "-c", line)) for name in names]
+    return local.Supervisor(runs, "sh", folder, [], received).run()
+
+
+def test_a_sweep_that_is_stopped_names_what_is_not_done(tmp_path, imported_local, capsys):
+    assert stopped(imported_local, tmp_path, ["a", "b", "c"]) == STOPPED
+    assert capsys.readouterr().err == "3 of 3 runs are not done: b, c, a\n"
+
+
+@pytest.mark.parametrize("asked", [0, 75])
+def test_a_run_that_is_stopped_ends_as_one_without_a_launcher(tmp_path, imported_local, monkeypatch, asked):
+    monkeypatch.setenv(STOPPED_CODE, str(asked))
+    assert stopped(imported_local, tmp_path, [""]) == asked
+
+
+def ended(folder, *lines):
+    """The group of shells, each with its line, once all have ended; and what they showed."""
+    shown = []
+    variables = [{"LINE": line, "FOLDER": str(folder)} for line in lines]
+    group = Group(("sh", "-c", 'eval "$LINE"'), variables, folder, lambda *line: shown.append(line), 5.0)
+    while not group.poll():
+        time.sleep(0.02)
+    return group, shown
+
+
+def test_of_several_that_fail_at_one_time_the_one_to_blame_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(Group, "poll", lambda self, poll=Group.poll: time.sleep(1) or poll(self))
+    assert ended(tmp_path, "kill -ABRT $$", "exit 69", "kill -KILL $$", "exit 1", "exit 2")[0].failure[:2] == (4, 2)
+    assert ended(tmp_path, "kill -ABRT $$", "exit 69", "kill -KILL $$", "exit 1")[0].failure[:2] == (3, 1)
+    assert ended(tmp_path, "kill -ABRT $$", "exit 69", "kill -KILL $$")[0].failure[:2] == (2, 137)
+    stopped, _ = ended(tmp_path, f"exit {STOPPED}", "exit 0")
+    assert stopped.stopped and stopped.failure is None
+
+
+def test_a_process_in_the_background_does_not_hold_up_the_end(tmp_path):
+    begin = time.monotonic()
+    group, shown = ended(tmp_path, "setsid sleep 30 & echo $! > $FOLDER/1.pid; echo said")
+    assert time.monotonic() - begin < 15 and shown == [(0, "said")] and group.failure is None
+    os.kill(*pids(tmp_path), signal.SIGKILL)
+
+
+def test_a_log_that_cannot_be_written_is_said_once_and_holds_nothing_up(tmp_path):
+    (tmp_path / "process-0.log").symlink_to("/dev/full")
+    group, shown = ended(tmp_path, "seq 50000")  # more than a pipe holds
+    said = f"launch: {tmp_path / 'process-0.log'} is not written any more (No space left on device)"
+    assert shown == [(0, said), *((0, str(number)) for number in range(1, 50001))]
+    assert group.failure is None
+
+
+def test_a_log_that_cannot_be_opened_starts_nothing(tmp_path):
+    (tmp_path / "process-1.log").mkdir()
+    with pytest.raises(IsADirectoryError):
+        ended(tmp_path, "touch $FOLDER/ran", "touch $FOLDER/ran")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_gpus_are_shared_equally(imported_local):
@@ -197,3 +271,4 @@ def test_two_processes_train_as_one_does(tiny, tmp_path, environment):
 
 def test_what_is_not_started_again_is_what_would_end_so_again():
     assert FINAL == (exits.MISTAKE, exits.NOT_FINITE, exits.NOT_SAVED)
+    assert (STOPPED_CODE, STOPPED, LOST[0]) == (exits.STOPPED_CODE, exits.STOPPED, exits.LOST)

@@ -84,6 +84,8 @@ def test_what_is_printed(tiny):
         "sent by each",
         "a step takes at least",
         "989 TFLOP/s",
+        "communication is by formula",
+        "collective, of CPUs",
     ):
         assert words in done.stdout, done.stdout
 
@@ -124,6 +126,21 @@ def of(tiny, **model):
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, **model))
 
 
+def test_logits_are_counted_as_they_are_formed(tiny):
+    def logits(words, vocab, length, **training):
+        one = of(tiny, vocab=vocab, remat="full", length=length)
+        one = dataclasses.replace(one, data=dataclasses.replace(one.data, length=length))
+        one = dataclasses.replace(one, training=dataclasses.replace(one.training, accumulation=1, **training))
+        activations = estimate(one, parse(words, 4), 1e6, machines.CHIPS["h100"]).activations
+        positions = 8 * length / 4
+        return (activations - positions * 8 * 4) / vocab / 4  # what is kept of one layer is its float32 input
+
+    assert logits("data=4", 300, 16) == pytest.approx(32)  # few: all at one time
+    assert logits("data=4", 50_000, 4096) == pytest.approx(1024)  # an eighth of a device's
+    assert logits("data=4", 50_000, 1024) == pytest.approx(512)  # but no fewer than pay
+    assert logits("data=4", 50_000, 4096, loss_chunk=1024) == pytest.approx(256)
+
+
 def test_the_estimate_follows_what_is_known_of_each_axis(tiny):
     chip = machines.CHIPS["h100"]
 
@@ -136,5 +153,10 @@ def test_the_estimate_follows_what_is_known_of_each_axis(tiny):
     full, none = at("data=4", remat="full"), at("data=4")
     assert full.activations < at("data=4", remat="dots").activations < none.activations
     assert full.compute == pytest.approx(none.compute * 4 / 3)
+    # Of 3 passes, the products of attention make 4 H K T / 2 in each layer, H K being 8 and T 16, of 2 N + that.
+    attention, matrices = 4 * 8 * 17 / 2, 2 * (4 * 8 * 8 + 2 * 8 * 32 + 8 * 300)
+    share = attention / (attention + matrices) / 3
+    assert at("data=4", remat="dots").compute == none.compute
+    assert at("data=4", remat="dots_without_batch").compute == pytest.approx(none.compute * (1 + share), rel=1e-3)
     assert at("data=2,sequence=2").activations == pytest.approx(at("data=4").activations, rel=0.5)
     assert jax.device_count() == 1  # nothing was made up for it

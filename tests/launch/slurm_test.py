@@ -50,12 +50,12 @@ def cluster(tmp_path):
     return folder
 
 
-def start(text, cluster, **environment):
+def start(text, cluster, log=subprocess.PIPE, **environment):
     """A batch script as Slurm would start it."""
     path = cluster.parent / "script"
     path.write_text(text)
     known = {"PATH": f"{cluster}:{os.environ['PATH']}", "CALLS": str(cluster.parent / "calls"), "SLURM_JOB_ID": "17"}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    options = {"stdout": subprocess.PIPE, "stderr": log, "text": True}
     return subprocess.Popen(["bash", str(path)], env=os.environ | known | environment, **options)
 
 
@@ -68,14 +68,14 @@ def test_the_script_of_one_job(golden):
     options = ("--nodes=2", "--tasks_per_node=8", "--gpus_per_task=1", "--cpus_per_task=12", "--memory=200G")
     where = ("--partition=gpu", "--account=lab", "--time=1-00:00:00", "--notice=300", "--modules=cuda/12.4,python")
     text = script("--name=big", *options, *where, "--option=--exclusive", "--logs=/runs/big/logs", "--", *TRAIN)
-    golden("job.sbatch", text.replace(f"--chdir={ROOT}", "--chdir=HERE"))
+    golden("job.sbatch", text.replace(str(ROOT), "HERE"))
 
 
 def test_the_script_of_a_sweep_in_containers(golden):
     sweep = ("--sweep=training.optimizer.learning_rate=1e-3,3e-4", "--seeds=2", "--at_once=2")
     container = ("--container=nvcr.io#nvidia/jax:25.01", "--mounts=/data:/data,/runs:/runs")
     text = script(*sweep, *container, "--logs=/runs/my logs", "--restarts=0", "--", *TRAIN)
-    golden("array.sbatch", text.replace(f"--chdir={ROOT}", "--chdir=HERE"))
+    golden("array.sbatch", text.replace(str(ROOT), "HERE"))
 
 
 def test_arguments_arrive_as_they_are(cluster, awkward):
@@ -95,7 +95,7 @@ def test_each_task_of_an_array_runs_its_own(cluster):
 
 @pytest.mark.parametrize(
     ("code", "restarts", "again"),
-    [(0, 0, False), (7, 0, True), (7, 2, True), (7, 3, False), (2, 0, False), (65, 0, False)],
+    [(0, 0, False), (7, 0, True), (7, 2, True), (7, 3, False), (2, 0, False), (65, 0, False), (79, 0, False)],
 )
 def test_a_job_that_failed_goes_back_into_the_queue_some_times(cluster, code, restarts, again):
     with start(script("--", "sh", "-c", f"exit {code}"), cluster, SLURM_RESTART_COUNT=str(restarts)) as process:
@@ -105,17 +105,42 @@ def test_a_job_that_failed_goes_back_into_the_queue_some_times(cluster, code, re
     assert said == f"exit code {code}: back into the queue\n" * again
 
 
+@pytest.mark.parametrize(("first", "code"), [(2, 2), (7, 143)])
+def test_a_mistake_of_one_task_is_final_whatever_the_others_end_with(cluster, first, code):
+    said = f"""
+        echo "srun: error: node1: task 0: Exited with exit code {first}" >&2
+        echo "1: srun: error: node1: task 0: Exited with exit code 74" >&2
+        echo "srun: error: node2: tasks 1-3: Exited with exit code 143" >&2
+        exit 143
+    """
+    log = cluster.parent / "log"
+    log.write_text("srun: error: node1: task 0: Exited with exit code 65\n")  # of an earlier start
+    with log.open("a") as file, start(script("--", "sh", "-c", said), cluster, file) as process:
+        assert process.wait(timeout=30) == code
+    assert calls(cluster) == ["scontrol requeue 17"] * (code == 143)
+
+
 def test_before_the_limit_the_tasks_are_told_and_the_job_goes_back_once_they_have_saved(cluster):
     saved = cluster.parent / "saved"
     task = (
-        f'trap "sleep 0.3; touch {saved}; exit 0" TERM; echo $$ > $CALLS.pid; echo ready; while :; do sleep 0.1; done'
+        f'trap "sleep 0.3; touch {saved}; exit $TRANSFORMER_STOPPED_CODE" TERM; '
+        "echo $$ > $CALLS.pid; echo ready; while :; do sleep 0.1; done"
     )
-    with start(script("--", "sh", "-c", task), cluster) as process:
+    with start(script("--", "sh", "-c", task), cluster, SLURM_ARRAY_JOB_ID="17", SLURM_ARRAY_TASK_ID="3") as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGUSR1)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=30) == 79
     assert saved.exists()
-    assert calls(cluster) == ["scancel --signal=TERM 17", "scontrol requeue 17"]
+    assert calls(cluster) == ["scancel --signal=TERM 17_3", "scontrol requeue 17_3"]
+
+
+def test_a_job_whose_tasks_do_not_end_in_time_is_taken_from_them(cluster):
+    task = 'trap "" TERM; echo $$ > $CALLS.pid; echo ready; until grep -q requeue $CALLS; do sleep 0.1; done; exit 9'
+    with start(script("--notice=2", "--", "sh", "-c", task), cluster) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGUSR1)
+        process.wait(timeout=30)
+    assert calls(cluster)[:2] == ["scancel --signal=TERM 17", "scontrol requeue 17"]
 
 
 def test_a_job_that_is_cancelled_does_not_come_back(cluster):
@@ -141,6 +166,15 @@ def test_what_is_submitted_is_what_was_written(cluster, tmp_path, monkeypatch):
     assert re.fullmatch(r"error: sbatch refuses .*a\.sbatch: sbatch: error: no such partition\n", refused.stderr)
 
 
+def test_limits_are_read_as_slurm_reads_them(imported_slurm):
+    given = {"90": 5400, "1:30": 90, "1:00:30": 3630, "1-2": 93600, "1-2:30": 95400, "1-00:00:01": 86401}
+    assert {limit: imported_slurm.seconds(limit) for limit in given} == given
+    assert imported_slurm.seconds("UNLIMITED") is imported_slurm.seconds("0") is None
+    for limit in ("1:2:3:4", "1-", "-1", "1h", "1-2:3:4:5", ""):
+        with pytest.raises(ValueError, match="is no limit of Slurm's"):
+            imported_slurm.seconds(limit)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -149,6 +183,8 @@ def test_what_is_submitted_is_what_was_written(cluster, tmp_path, monkeypatch):
         (("--logs=a%b", "--", "true"), "cannot work: Slurm would replace what follows a %"),
         (("--mounts=/a:/a", "--dry-run", "--", "true"), "--mounts are of a container"),
         (("--partition=a\nb", "--dry-run", "--", "true"), "cannot stand in a batch script"),
+        (("--time=nonsense", "--dry-run", "--", "true"), "--time=nonsense is no limit of Slurm's: give MINUTES,"),
+        (("--time=2", "--dry_run", "--", "true"), "--notice=120 s is not less than --time=2 (120 s)"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, said):

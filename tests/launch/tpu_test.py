@@ -1,6 +1,7 @@
 """The commands for a TPU slice: their text, and what a shell makes of them with a stand-in for gcloud."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -9,15 +10,21 @@ import pytest
 
 from tests.conftest import ROOT
 
-TRAIN = ("python", "-m", "experiments.train", "--config=a.py", "--workdir=gs://bucket/big")
+TRAIN = ("python", "-m", "experiments.train", "--config=a.py", "--workdir=/mnt/bucket/big")
 WHERE = ("--zone=us-east5-a", "--accelerator=v5p-256")
-# Runs what it is to run on the hosts.
+# Runs what it is to run on the hosts, and has the slice at the second question.
 GCLOUD = """#!/bin/bash
 echo "gcloud ${*:1:6}" >> "$CALLS"
+if [[ $4 == describe ]]; then
+    [[ $(grep -c describe "$CALLS") == 1 ]] && echo "${FIRST-WAITING}" || echo ACTIVE
+fi
 for word; do
-    [[ $word != --command=* ]] || bash -c "${word#--command=}"
+    [[ $word != --command=* ]] || exec bash -c "${word#--command=}"
 done
-exit 0
+"""
+# Nothing takes long here.
+SLEEP = """#!/bin/bash
+exec %s 0.05
 """
 
 
@@ -35,14 +42,15 @@ def written(*arguments):
 @pytest.fixture
 def execute(tmp_path):
     """Runs commands with a stand-in for gcloud, the home folder being empty but for `folder`."""
-    (tmp_path / "gcloud").write_text(GCLOUD)
-    (tmp_path / "gcloud").chmod(stat.S_IRWXU)
+    for name, text in {"gcloud": GCLOUD, "sleep": SLEEP % shutil.which("sleep")}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(stat.S_IRWXU)
     (tmp_path / "folder").mkdir()
     known = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls"), "PYTHONIOENCODING": "utf-8"}
 
-    def run(text):
+    def run(text, **changes):
         options = {"capture_output": True, "text": True, "timeout": 60, "cwd": tmp_path}
-        return subprocess.run(["bash"], input=text, env=os.environ | known, **options)
+        return subprocess.run(["bash"], input=text, env=os.environ | known | changes, **options)
 
     return run
 
@@ -70,6 +78,7 @@ def test_arguments_arrive_as_they_are(execute, awkward):
     code = "import os, sys; print(os.getcwd(), os.environ['TRANSFORMER_DISTRIBUTED'], repr(tuple(sys.argv[1:])))"
     process = execute(written(*WHERE, "--folder=folder", "--", sys.executable, "-c", code, *awkward))
     assert process.stderr == ""
+    assert process.stdout.startswith("WAITING\nACTIVE\n")
     assert process.stdout.endswith(f"/folder 1 {awkward!r}\n")
 
 
@@ -78,13 +87,38 @@ def test_a_run_that_fails_is_started_anew_and_a_mistake_is_not(execute, code, st
     process = execute(
         written(*WHERE, "--folder=folder", "--restarts=2", "--", "sh", "-c", f"echo started; exit {code}")
     )
-    assert process.stdout == "started\n" * starts
+    assert process.stdout == "WAITING\nACTIVE\n" + "started\n" * starts
+    assert process.returncode == code
+
+
+def test_a_sweep_goes_on_after_a_run_that_failed_and_deletes_nothing(execute, tmp_path):
+    sweep = ("--sweep=model.width=8,16", "--restarts=0")
+    line = 'echo "$1"; case $1 in *width=8) exit 7 ;; esac'
+    process = execute(written(*WHERE, "--folder=folder", *sweep, "--", "sh", "-c", line, "sh", "--workdir=/mnt/runs"))
+    assert process.stdout.splitlines()[2:] == ["--workdir=/mnt/runs/width=8", "--workdir=/mnt/runs/width=16"]
+    assert (process.returncode, process.stderr) == (0, "width=8 failed\n")
+    assert "delete" not in (tmp_path / "calls").read_text()
+
+
+def test_what_fails_ends_the_script(execute):
+    failed = execute(written(*WHERE, "--folder=folder", "--", "echo", "trained"), FIRST="FAILED")
+    assert (failed.returncode, failed.stdout) == (1, "FAILED\n")
+    setup = execute(written(*WHERE, "--folder=folder", "--setup=exit 3", "--", "echo", "trained"))
+    assert setup.returncode == 3 and "trained" not in setup.stdout
+
+
+def test_a_run_goes_on_without_a_connection(execute, tmp_path):
+    text = written(*WHERE, "--folder=folder", "--", "sh", "-c", "sleep 1; echo done")
+    start = text[: text.index("# Wait.")]
+    assert execute(start).returncode == 0
+    again = execute("set -e\n" + text[text.index("# Wait.") :])
+    assert (again.returncode, again.stdout) == (0, "done\n")
 
 
 def test_setup_comes_where_the_code_is_not_yet(execute):
     process = execute(written(*WHERE, "--folder=new", "--setup=mkdir -p new && echo made", "--", "pwd"))
     assert process.stderr == ""
-    assert process.stdout.startswith("made\n") and process.stdout.endswith("/new\n")
+    assert process.stdout.startswith("WAITING\nACTIVE\nmade\n") and process.stdout.endswith("/new\n")
 
 
 @pytest.mark.parametrize(

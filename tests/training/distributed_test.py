@@ -1,11 +1,13 @@
 """What the environment says of other processes, and two that meet."""
 
 import re
+import signal
 import socket
 import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 from tests.conftest import ROOT
@@ -84,7 +86,7 @@ SCRIPT = """
 import os, signal, sys, time
 import jax, numpy as np
 from jax.experimental import multihost_utils
-from experiments import command
+from experiments import command, stopping
 from transformer.training import distributed
 
 def main():
@@ -130,13 +132,50 @@ def together(folder, body, environment):
     return [one.returncode for one in processes], outputs, [ended[one] - met for one in processes]
 
 
-def test_two_processes_meet_and_the_first_goes_first(tmp_path, environment):
-    body = f"print({GATHER}.ravel().tolist())\nprint(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)"
-    codes, outputs, _ = together(tmp_path, body, environment(2))
+STOPS = f"""
+print({GATHER}.ravel().tolist())
+before, step = signal.getsignal(signal.SIGTERM), 0
+with stopping.signals() as stop:
+    while not stop(step):
+        {GATHER}
+        step += 1
+        if index and step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+print("stopped at", step, stop.signal, signal.getsignal(signal.SIGTERM) is before is not signal.SIG_DFL, flush=True)
+"""
+
+
+def test_two_processes_meet_the_first_goes_first_and_a_signal_to_one_stops_both_at_one_step(tmp_path, environment):
+    codes, outputs, _ = together(tmp_path, STOPS, environment(2))
     assert codes == [0, 0], outputs
+    (said,) = {re.search(r"^stopped at \d+ .*$", output, re.MULTILINE)[0] for output in outputs}
+    assert said.endswith(f"{int(signal.SIGTERM)} True")
     for output, first in zip(outputs, ("first", "second"), strict=True):
-        lines = output.splitlines()
-        assert first in lines and "[0, 1]" in lines and "True" in lines
+        assert {first, "[0, 1]"} <= set(output.splitlines())
+
+
+@pytest.mark.slow  # it waits longer than a collective of Gloo would
+def test_the_first_may_take_longer_than_a_collective_allows(tmp_path, environment):
+    body = "with distributed.first_alone('long'): time.sleep(0 if index else 40)"
+    codes, outputs, seconds = together(tmp_path, body, environment(2))
+    assert codes == [0, 0] and min(seconds) > 35, outputs
+
+
+@pytest.mark.slow
+def test_an_error_of_the_first_ends_those_that_wait_for_it(tmp_path, environment):
+    body = "with distributed.first_alone('data'):\n    if not index: raise ValueError('broken data')"
+    codes, outputs, seconds = together(tmp_path, body, environment(2))
+    assert codes[0] == 2 and "error: broken data\n" in outputs[0]
+    assert codes[1] not in (0, 2) and seconds[1] < 30, outputs
+
+
+def test_an_error_that_tells_of_a_lost_process_is_known(monkeypatch):
+    gone = ValueError("UNKNOWN: Gloo AllGather failed: [pair.cc:547] Connection closed by peer [127.0.0.1]:1744")
+    assert not distributed.lost(gone)  # nobody else is there
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    assert distributed.lost(gone) and distributed.lost(RuntimeError("ncclUnhandledCudaError"))
+    assert not distributed.lost(ValueError("steps=0 cannot work"))
 
 
 @pytest.mark.slow  # a minute
@@ -151,6 +190,7 @@ def test_one_that_dies_ends_the_other_within_half_a_minute(tmp_path, environment
     assert codes[dies] == code and codes[1 - dies] != 0, outputs
     assert seconds[dies] < 5  # it does not wait for the other
     assert seconds[1 - dies] < 30
+    assert codes[1 - dies] != 2  # which no launcher would start again
     if code == 2:
         assert "error: a mistake\n" in outputs[dies]
 

@@ -12,21 +12,29 @@ A process that dies is missed after `HEARTBEAT` seconds; then JAX ends the other
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
+import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
+from jax._src.distributed import global_state
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 DETECT = "TRANSFORMER_DISTRIBUTED"
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
+MEET = 1800  # seconds that a process waits for the others at the start; 300 by default
 HEARTBEAT = 10  # seconds without a sign of life until a process counts as dead; 100 by default
 SHUTDOWN = 120  # seconds that a process which is done waits for the others; 300 by default
+ASKS = 2  # seconds between questions of those that wait for the first process
+
+SERVICE = "jax_enable_preemption_service"
+LOST = re.compile(r"gloo|nccl|coordination ?service|coordination agent|heartbeat|socket closed", re.IGNORECASE)
 
 
 def initialize() -> None:
@@ -38,12 +46,35 @@ def initialize() -> None:
     found = settings(os.environ)
     if found is None:
         return
-    handler = signal.getsignal(signal.SIGTERM)
+    jax.config.update(SERVICE, False)  # it would take SIGTERM before there is anything to save
     try:
-        jax.distributed.initialize(**found, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=SHUTDOWN)
+        jax.distributed.initialize(
+            **found,
+            initialization_timeout=MEET,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=SHUTDOWN,
+        )
     except ValueError as error:
         raise ValueError(f"JAX cannot join other processes ({error}): set {', '.join(VARIABLES)}") from error
-    signal.signal(signal.SIGTERM, handler)  # JAX's own, installed meanwhile, would swallow it
+    finally:
+        jax.config.update(SERVICE, True)
+
+
+@functools.cache
+def preemption() -> Callable[[], None]:
+    """Starts JAX's preemption service, by which processes agree on a step to stop at; returns what tells it to.
+
+    The service takes SIGTERM for itself; its handler is what is returned, and SIGTERM is free for another one.
+    """
+    global_state.initialize_preemption_sync_manager()
+    get = ctypes.pythonapi.PyOS_getsig
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_int]
+    return functools.partial(ctypes.CFUNCTYPE(None, ctypes.c_int)(get(signal.SIGTERM)), signal.SIGTERM)
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error says that another process is gone: of Gloo, NCCL or the service by which processes meet."""
+    return jax.distributed.is_initialized() and LOST.search(str(error)) is not None
 
 
 def settings(environment: Mapping[str, str]) -> dict[str, Any] | None:
@@ -90,9 +121,18 @@ def _named(environment: Mapping[str, str]) -> dict[str, Any] | None:
 
 @contextmanager
 def first_alone(name: str) -> Iterator[None]:
-    """The first process runs the block before the others do, so that they find what it leaves on a disk they share."""
-    if jax.process_index():
-        multihost_utils.sync_global_devices(name)
+    """The first process runs the block before the others do, so that they find what it leaves on a disk they share.
+
+    However long that takes: the others ask the coordinator, which is that process, and end when it does.
+    """
+    client, key = global_state.client, f"first_alone/{name}"
+    while jax.process_index():
+        try:
+            client.blocking_key_value_get(key, ASKS * 1000)
+            break
+        except jax.errors.JaxRuntimeError as error:
+            if not str(error).startswith("DEADLINE_EXCEEDED"):
+                raise
     yield
-    if not jax.process_index():
-        multihost_utils.sync_global_devices(name)
+    if client is not None and not jax.process_index():
+        client.key_value_set(key, "done")
