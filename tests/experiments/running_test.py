@@ -1,8 +1,12 @@
 """Who may write to a working directory, and what is left of it."""
 
+import dataclasses
+
 import pytest
 
 from experiments import running
+from experiments.options import Options
+from transformer import training
 
 
 def test_what_another_run_made_meanwhile_stays(tmp_path):
@@ -29,3 +33,11 @@ def test_what_another_saved_there_meanwhile_stays(tmp_path):
         late.mkdir(parents=True)
         raise ValueError("no intact checkpoint")
     assert late.is_dir()
+
+
+def test_preparing_data_reads_no_checkpoint_which_takes_all_processes(made, monkeypatch):
+    saved = training.load_recipe(made.workdir)
+    monkeypatch.setattr(training, "load_recipe", lambda *_: pytest.fail("one process alone would wait for ever"))
+    other = dataclasses.replace(made.experiment, seed=7, data=dataclasses.replace(made.experiment.data, validation=0.1))
+    with pytest.raises(ValueError, match=r"validation.*seed was 0, now 7.*--accept=data.validation,seed"):
+        running.prepare(other, made.workdir, Options(), None, saved)

@@ -100,6 +100,11 @@ def main():
 
 command.run(main)
 """
+CUT = """
+from transformer.training import meshes, parallel
+cut = jax.sharding.NamedSharding(meshes.build(), jax.sharding.PartitionSpec("data"))
+print(parallel.fetch([jax.make_array_from_callback((4,), cut, lambda where: np.arange(4)[where])])[0].tolist())
+"""
 GATHER = "multihost_utils.process_allgather(np.array([index]))"
 
 
@@ -131,12 +136,12 @@ def together(folder, body, environment):
 
 
 def test_two_processes_meet_and_the_first_goes_first(tmp_path, environment):
-    body = f"print({GATHER}.ravel().tolist())\nprint(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)"
+    body = f"print({GATHER}.ravel().tolist())\nprint(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)\n{CUT}"
     codes, outputs, _ = together(tmp_path, body, environment(2))
     assert codes == [0, 0], outputs
     for output, first in zip(outputs, ("first", "second"), strict=True):
         lines = output.splitlines()
-        assert first in lines and "[0, 1]" in lines and "True" in lines
+        assert first in lines and "[0, 1]" in lines and "True" in lines and "[0, 1, 2, 3]" in lines
 
 
 @pytest.mark.slow  # a minute
