@@ -20,6 +20,7 @@ from absl import flags
 from experiments import command, devices, loading, outputs, translation
 from experiments.loading import Trained
 from experiments.translation import Output, Search
+from transformer.training import distributed
 
 WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
 DTYPE = loading.define_dtype()
@@ -37,6 +38,7 @@ MARK = "\ufeff"  # a byte order mark is no part of the text
 
 
 def main() -> None:
+    distributed.check_alone()
     source = loading.required(WORKDIR)
     search = Search(
         count=COUNT.value, batch_size=BATCH_SIZE.value, **{name: flag.value for name, flag in SEARCH.items()}

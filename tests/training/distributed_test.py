@@ -36,6 +36,14 @@ def test_a_process_that_is_told_of_no_others_is_alone(environment):
     assert distributed.settings(environment) is None
 
 
+def test_a_program_that_joins_no_others_is_refused_where_there_are_some(monkeypatch):
+    distributed.check_alone()
+    for name, value in LOCAL.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="cannot join: start it as one"):
+        distributed.check_alone()
+
+
 def test_variables_come_first_then_slurm_then_what_jax_finds():
     named = {"coordinator_address": "host:99", "num_processes": 4, "process_id": 3}
     found = distributed.settings({distributed.DETECT: "1"} | SLURM | LOCAL)

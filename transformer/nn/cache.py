@@ -46,19 +46,19 @@ class Cache:
         rows = jnp.arange(key.shape[0])[:, None]
         slots = self.length[:, None] + jnp.arange(key.shape[1])
         return self.replace(
-            key=_share(self.key.at[layer, rows, slots].set(key.astype(self.key.dtype), mode="drop")),
-            value=_share(self.value.at[layer, rows, slots].set(value.astype(self.value.dtype), mode="drop")),
+            key=_laid_out(self.key.at[layer, rows, slots].set(key.astype(self.key.dtype), mode="drop")),
+            value=_laid_out(self.value.at[layer, rows, slots].set(value.astype(self.value.dtype), mode="drop")),
         )
 
     def write_source(self, layer: jax.Array, key: jax.Array, value: jax.Array) -> Cache:
         """Put the source's `[B, S', G, K]` keys and values into a layer."""
         return self.replace(
-            cross_key=_share(self.cross_key.at[layer].set(key.astype(self.cross_key.dtype))),
-            cross_value=_share(self.cross_value.at[layer].set(value.astype(self.cross_value.dtype))),
+            cross_key=_laid_out(self.cross_key.at[layer].set(key.astype(self.cross_key.dtype))),
+            cross_value=_laid_out(self.cross_value.at[layer].set(value.astype(self.cross_value.dtype))),
         )
 
 
-def _share(array: jax.Array) -> jax.Array:
+def _laid_out(array: jax.Array) -> jax.Array:
     return constrain(array, None, "rows", None, "heads", None)
 
 

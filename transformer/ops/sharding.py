@@ -45,6 +45,11 @@ def shared(sizes: Mapping[str, int]) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if size > 1}
 
 
+def describe(sizes: Mapping[str, int]) -> str:
+    """The axes of a mesh that have more than one device, in words: `data=2, fsdp=4`; "" for one device."""
+    return ", ".join(f"{name}={size}" for name, size in shared(sizes).items())
+
+
 def constrain(x: jax.Array, *meanings: Meaning) -> jax.Array:
     """`x`, laid out by what its axes count: for each a name from `MEANINGS`, or None for one that is nowhere cut."""
     sizes = mesh_sizes()

@@ -1,7 +1,8 @@
 """Many devices: the one file that knows whether a step is compiled by `jit` over a mesh or by `pmap`.
 
-Both give the same numbers, keep the state without a device axis, and so write the same checkpoints. Batches come as
-NumPy arrays: each process brings its share of the global batch, which `share` names.
+Without dropout, whose masks each device draws for itself under `pmap`, both give the same numbers. They keep the state
+without a device axis, and so write the same checkpoints. Batches come as NumPy arrays: each process brings its share of
+the global batch, which `share` names.
 """
 
 from __future__ import annotations
