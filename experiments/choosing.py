@@ -26,13 +26,15 @@ def method(defined: dict[str, flags.FlagHolder]) -> decoding.Method:
     """The sampling method that the flags ask for.
 
     Raises:
-      ValueError: if they ask for several at once.
+      ValueError: if they ask for several at once, or for a temperature of what draws nothing.
     """
     value = {name: flag.value for name, flag in defined.items()}
     named = {name: value[name] for name in ("top_k", "top_p", "min_p")} | {"greedy": value["greedy"] or None}
     given = [name for name, asked in named.items() if asked is not None]
     if len(given) > 1:
         raise ValueError(f"--{' and --'.join(given)} exclude each other: give one of them")
+    if given == ["greedy"] and defined["temperature"].present:
+        raise ValueError("--greedy and --temperature exclude each other: give one of them")
     temperature = value["temperature"]
     match given:
         case ["greedy"]:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from experiments.loading import Trained
 from experiments.profiling import PIPE_WIDTH
+from transformer.ops.sharding import describe
 from transformer.training import meshes, parallel, sharding
 
 
@@ -83,7 +84,7 @@ def explain(devices: Devices, state: Any, console: Console) -> None:
     if not console.is_terminal:
         console.width = max(console.width, PIPE_WIDTH)
     console.print(table)
-    sizes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items() if size > 1) or "one device"
+    sizes = describe(mesh.shape) or "one device"
     whole = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     own = sum(placed.bytes for placed in placements)
     console.print(f"mesh {sizes}: {amount(own)} on each device, {amount(whole)} in all")

@@ -27,7 +27,7 @@ from absl import flags
 
 from experiments import baselines, command, devices, generated, loading, measures, scores, translation
 from transformer import data, training
-from transformer.training import distributed
+from transformer.training import distributed, meshes
 
 WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
 DTYPE = loading.define_dtype()
@@ -137,7 +137,7 @@ def _on_validation(trained: loading.Trained, source: Path) -> dict:
         )
     generated.refuse(trained.experiment)
     corpus, kind = data.load(source / "data"), trained.experiment.data.objective.kind
-    rows = _rows(trained, corpus.length, ROWS)
+    rows = _rows(trained, corpus.length)
     size = corpus.validation_bytes if kind == "causal" else None
     batches = list(data.validation_batches(corpus, batch_size=rows)) if kind == "masked" else None
     measured = _measure(trained, batches or data.validation_batches(corpus, batch_size=rows), size)
@@ -174,6 +174,11 @@ def _on_text(trained: loading.Trained) -> dict[str, float]:
     if not content:
         raise ValueError(f"--text={TEXT.value} is empty: give a file with text")
     stream = np.asarray(trained.document(content), np.int32)
+    if STRIDE.value is not None and STRIDE.value > length:
+        raise ValueError(
+            f"--stride={STRIDE.value} exceeds the windows' length={length}, so tokens between them would be left out: "
+            "lower it, or raise --length"
+        )
     length = max(1, min(length, len(stream) - 1))
     stride = min(STRIDE.value or max(1, length // 2), length)
     unpredicted = 0 if tokenizer.opening is not None else len(tokenizer.spell(stream[:1]))
@@ -183,11 +188,19 @@ def _on_text(trained: loading.Trained) -> dict[str, float]:
     return {**measured, "length": length, "stride": stride}
 
 
-def _rows(trained: loading.Trained, length: int, most: int) -> int:
-    """Rows at a time: what was asked for, or what fits, and not more of them than there are."""
-    if BATCH_SIZE.value is not None:
-        return min(BATCH_SIZE.value, most) if TEXT.value is not None else BATCH_SIZE.value
-    return max(1, min(ROWS, most, LOGITS // (length * trained.model.config.vocab)))
+def _rows(trained: loading.Trained, length: int, most: int | None = None) -> int:
+    """Rows at a time: what was asked for, or what fits each device, and not more of them than there are.
+
+    Raises ValueError if devices cannot share what was asked for.
+    """
+    devices = meshes.rows(meshes.parse(MESH.value, jax.device_count())) if MESH.value else 1
+    rows = BATCH_SIZE.value or devices * max(1, min(ROWS, LOGITS // (length * trained.model.config.vocab)))
+    if rows % devices:
+        raise ValueError(
+            f"--batch_size={rows} rows cannot be shared among {devices} devices of --mesh={MESH.value}: "
+            f"the nearest above is {-(-rows // devices) * devices}"
+        )
+    return rows if most is None else min(rows, -(-most // devices) * devices)
 
 
 def _read(path: str) -> str:

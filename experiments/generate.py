@@ -29,6 +29,7 @@ from absl import flags
 
 from experiments import choosing, command, devices, loading, outputs, profiling, writing
 from transformer import decoding
+from transformer.training import distributed
 
 WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
 DTYPE = loading.define_dtype()
@@ -49,11 +50,14 @@ PROFILE = flags.DEFINE_boolean("profile", False, "Trace one call and print the o
 
 
 def main() -> None:
+    distributed.check_alone()
     chosen = choosing.method(CHOOSING)
+    _check_flags(chosen)
     outputs.standard()
     trained = loading.load(loading.required(WORKDIR), loading.step(STEP.value), DTYPE.value)
     trained = devices.spread(trained, MESH.value)
     if trained.model.config.decoder is None:
+        _check_filling(trained)
         fill(trained)
         return
     draft = _draft()
@@ -72,11 +76,29 @@ def main() -> None:
     profile(lambda: list(write(trained, chosen, 0, draft)))
 
 
+def _check_flags(chosen: decoding.Method) -> None:
+    """Raises ValueError if flags exclude each other, or one would change nothing."""
+    if PROPOSALS.present and DRAFT.value is None:
+        raise ValueError("--proposals are those of --draft: give one, or leave it out")
+    if DRAFT.value is not None and PENALTY.value != 1:
+        raise ValueError("--repetition_penalty and --draft exclude each other: give one of them")
+    if SAMPLES.value > 1 and isinstance(chosen, decoding.Greedy):
+        raise ValueError(f"--greedy writes the same each time: leave out --samples={SAMPLES.value}")
+
+
+def _check_filling(trained: loading.Trained) -> None:
+    """Raises ValueError if flags say how to write, and the model only fills in masks."""
+    given = [
+        f"--{flag.name}" for flag in (LENGTH, SAMPLES, SEED, *CHOOSING.values(), PENALTY, DRAFT, PROPOSALS)
+        if flag.present
+    ]  # fmt: skip
+    if given:
+        raise ValueError(f"{trained.origin} is an encoder alone, which fills in masks: leave out {' and '.join(given)}")
+
+
 def _draft() -> loading.Trained | None:
     if DRAFT.value is None:
         return None
-    if PENALTY.value != 1:
-        raise ValueError("--repetition_penalty and --draft exclude each other: give one of them")
     return devices.spread(loading.load(DRAFT.value, "latest", DTYPE.value), MESH.value)
 
 

@@ -103,15 +103,12 @@ class Run:
         fields = [*recipes.fields(self.recipe["config"]), *(f"data.{name}" for name in self.recipe["data"])]
         self.options.check(fields)
         abstract, step = jax.eval_shape(self.steps.init), self._wanted()
-        places = self.parallel.layout(abstract)
-        # Where a process has only parts of an array, it reads no more than those.
-        apart = jax.process_count() > 1 and not all(place.is_fully_replicated for place in jax.tree.leaves(places))
-        options = {"shardings": places if apart else None, "cast": self.options.accepts("model.param_dtype")}
+        cast = self.options.accepts("model.param_dtype")
         with training.Checkpoints(self.workdir, self.experiment.training.keep) as checkpoints:
             try:
-                restored = checkpoints.restore(abstract, step, **options)
+                restored = checkpoints.restore_placed(self.parallel, abstract, step, cast=cast)
             except integrity.Mismatch:  # names parameters, where a field of the recipe may say why
-                self._refuse_changes(training.load_params(self.workdir).recipe)
+                self._refuse_changes(training.load_recipe(self.workdir, step))
                 raise
             if restored is None:
                 self.state = self.parallel.init_state(self.steps.init, params)
@@ -121,7 +118,7 @@ class Run:
                 self._go_back(checkpoints, restored.step)
         until = None if step == "latest" else restored.step - 1
         self.skipped = skipping.load(self.workdir, restored.recipe.get("skipped", ()), until)
-        self.state = restored.state if apart else self.parallel.place_state(restored.state)
+        self.state = restored.state
         self.console.print(f"resuming {self.workdir} at step {restored.step}")
 
     @contextmanager
@@ -144,7 +141,7 @@ class Run:
         """The step to go back to, unless that was done by the same command before it was started again."""
         if self.options.from_step is None:
             return "latest"
-        newest = training.load_recipe(self.workdir) if (self.workdir / training.CHECKPOINTS).is_dir() else None
+        newest = training.load_recipe(self.workdir)
         if newest is None or newest.get("from_step") != self.options.from_step:
             return self.options.from_step
         self.console.print(f"{self.workdir} went back to step {self.options.from_step} before: going on from there")
@@ -171,12 +168,20 @@ class Run:
 
 
 def prepare(
-    experiment: Experiment, workdir: Path, options: Options, tokenizer: text.Tokenizer | None = None
+    experiment: Experiment,
+    workdir: Path,
+    options: Options,
+    tokenizer: text.Tokenizer | None = None,
+    saved: Mapping[str, Any] | None = None,
 ) -> data.Corpus | data.Bitext:
     """The corpus of a run in its working directory; of several processes one comes first.
 
     Where other data is accepted than the run began with, the old corpus is set aside; its tokenizer stays, unless
     another one is accepted too, as the model knows no other.
+
+    Args:
+      tokenizer: one that is there already, for new data.
+      saved: the recipe of the last checkpoint, which all processes read together; None: there is none.
 
     Raises:
       ValueError: as `data.prepare`; naming the flag, if the data differs and that is not accepted.
@@ -192,7 +197,7 @@ def prepare(
             return data.prepare(experiment.data, folder, tokenizer)  # as the same command left it
         except data.Changed as error:
             changes = {field: said for field, said in changes.items() if field in error.changes}
-    if saved := training.load_recipe(workdir):
+    if saved:
         before = Experiment.build(saved["config"]).dictionary()
         changes |= recipes.compare(before, experiment.dictionary())
     options.refuse(changes, f"the data in {folder} is not what the run began with")

@@ -63,7 +63,7 @@ def read(workdir: Path, metric: str) -> Run:
         raise ValueError(f"{workdir} has measured no {metric!r}: choose --metric from {', '.join(known) or 'none'}")
     recipe = training.load_recipe(workdir)
     if recipe is None:
-        raise ValueError(f"{workdir} holds no intact checkpoint, which would say by what recipe it was trained")
+        raise ValueError(f"{workdir} holds no checkpoint, which would say by what recipe it was trained")
     leaves = flatten_dict(recipe["config"], sep=".", is_leaf=lambda _, value: not value)
     fields = {name: json.dumps(value) for name, value in leaves.items()}
     return Run(workdir, int(fields.pop("seed")), fields, values)

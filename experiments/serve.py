@@ -33,6 +33,7 @@ from experiments import choosing, command, devices, inputs, loading, outputs, wr
 from experiments.loading import Trained
 from transformer import text
 from transformer.decoding.serve import Request, Response, serve
+from transformer.training import distributed
 
 WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
 DTYPE = loading.define_dtype()
@@ -115,6 +116,7 @@ class Book:
 
 
 def main() -> None:
+    distributed.check_alone()
     method, source = choosing.method(CHOOSING), loading.required(WORKDIR)
     asks = None if INPUT.value == "-" else read(Path(INPUT.value))
     if asks is None:

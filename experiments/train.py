@@ -26,10 +26,11 @@ and leave with exit code 0, or the one that a launcher asks for; the other codes
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -79,9 +80,10 @@ def main() -> int:
     with ExitStack() as held:
         with running.removed_if_refused(workdir):
             held.enter_context(running.locked(workdir))
-            experiment, params, tokenizer = _begin(experiment, workdir)
+            saved = training.load_recipe(workdir)
+            experiment, params, tokenizer = _begin(experiment, workdir, saved)
             with distributed.first_alone("data"):
-                corpus = running.prepare(experiment, workdir, chosen, tokenizer)
+                corpus = running.prepare(experiment, workdir, chosen, tokenizer, saved)
             experiment.check_vocabulary(corpus.tokenizer.size)
             writing.check_prompts(experiment.prompts, corpus.tokenizer, experiment.data.objective.kind)
             run = Run(experiment, corpus, workdir, console, shared, chosen, clock)
@@ -98,14 +100,16 @@ def main() -> int:
     return exits.FINISHED
 
 
-def _begin(experiment: Experiment, workdir: Path) -> tuple[Experiment, dict | None, text.Tokenizer | None]:
+def _begin(
+    experiment: Experiment, workdir: Path, saved: Mapping[str, Any] | None
+) -> tuple[Experiment, dict | None, text.Tokenizer | None]:
     """The experiment with the model of `initial`, where it names one, and what training begins with.
 
     A run that goes on has parameters and a tokenizer of its own, so that `initial` may be gone meanwhile.
     """
     if experiment.initial is None:
         return experiment, None, None
-    if (saved := training.load_recipe(workdir)) is None:
+    if saved is None:
         return *loading.initial(experiment), None
     begun = Experiment.build(saved["config"])
     return experiment.beginning_with(begun.model, begun.data.tokenizer.folder), None, text.load(workdir / "data")

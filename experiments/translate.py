@@ -20,6 +20,7 @@ from absl import flags
 from experiments import command, devices, inputs, loading, outputs, translation
 from experiments.loading import Trained
 from experiments.translation import Output, Search
+from transformer.training import distributed
 
 WORKDIR = flags.DEFINE_string("workdir", None, loading.MEANING)
 DTYPE = loading.define_dtype()
@@ -35,6 +36,7 @@ SEARCH = translation.define_flags(beams=4)
 
 
 def main() -> None:
+    distributed.check_alone()
     source = loading.required(WORKDIR)
     search = Search(
         count=COUNT.value, batch_size=BATCH_SIZE.value, **{name: flag.value for name, flag in SEARCH.items()}

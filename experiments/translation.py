@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from absl import flags
 
@@ -15,6 +14,7 @@ from experiments import scores
 from experiments.loading import Trained
 from transformer import data, decoding
 from transformer.decoding import beam
+from transformer.training import parallel
 
 MULTIPLE = 32  # of shapes, so that few programs are compiled
 # An output has at most so many tokens more than its source, as in Vaswani et al. 2017, section 6.1; but here the length
@@ -115,7 +115,7 @@ def _batch(
         length=length, capacity=slots, beams=search.beams, length_penalty=search.length_penalty,
         coverage=search.coverage, ratio=search.ratio, count=search.count, stop=trained.stop, banned=trained.banned,
     )  # fmt: skip
-    found = [array[: len(sources)] for array in jax.device_get(found)]
+    found = [array[: len(sources)] for array in parallel.fetch(found)]
     if not np.isfinite(found[-1][:, 0]).all():  # every source has an output of some score, unless it is no number
         raise ValueError(
             f"{trained.origin} gives scores that are not finite: choose parameters that work, or another --dtype"

@@ -132,7 +132,7 @@ def test_mistakes_are_one_line(scripts, sweep, tmp_path):
         "no runs are given": [],
         "holds no metrics.jsonl": [str(tmp_path / "nowhere")],
         "has measured no 'accuracy': choose --metric from loss, validation_loss": [run, "--metric=accuracy"],
-        "holds no intact checkpoint": [str(tmp_path / "bare")],
+        "holds no checkpoint": [str(tmp_path / "bare")],
         "has measured no 'validation_loss': choose --metric from loss": [str(tmp_path / "early")],
         "there is no step at which most runs measured 'loss'": [run, str(tmp_path / "early"), "--metric=loss"],
         "are of one recipe and one seed": twice,

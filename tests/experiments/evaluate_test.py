@@ -118,6 +118,7 @@ def test_any_text_is_measured_in_sliding_windows(scripts, made, pretrained, tmp_
 
 def test_what_is_not_there_is_one_line(scripts, made, pretrained, tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"na\xefve")
+    (tmp_path / "some.txt").write_text("one two three")
     (tmp_path / "empty").mkdir()
     mistakes = {
         "absent' does not exist, and is no name of a model": [f"--workdir={tmp_path / 'absent'}"],
@@ -129,6 +130,17 @@ def test_what_is_not_there_is_one_line(scripts, made, pretrained, tmp_path):
         "without a validation split: give a file with --text": [f"--workdir={pretrained}"],
         "--step=best chooses among checkpoints": [f"--workdir={pretrained}", "--step=best"],
         "--length and --stride are of the windows of --text": [f"--workdir={made.workdir}", "--stride=3"],
+        "--stride=5 exceeds the windows' length=4": [
+            f"--workdir={pretrained}",
+            f"--text={tmp_path / 'some.txt'}",
+            "--length=4",
+            "--stride=5",
+        ],
+        "--stride=33 exceeds the windows' length=32": [
+            f"--workdir={pretrained}",
+            f"--text={tmp_path / 'some.txt'}",
+            "--stride=33",
+        ],
         "absent.txt cannot be read: No such file": [f"--workdir={pretrained}", f"--text={tmp_path / 'absent.txt'}"],
         "latin.txt is not UTF-8 (byte 2)": [f"--workdir={pretrained}", f"--text={tmp_path / 'latin.txt'}"],
     }
@@ -183,6 +195,18 @@ def test_a_loss_that_is_not_finite_is_a_mistake(evaluate, monkeypatch, loss):
     trained = types.SimpleNamespace(origin="step 3", experiment=None, model=None, params=None)
     with pytest.raises(ValueError, match=f"step 3 has a loss of {loss}: choose parameters that work"):
         evaluate._measure(trained, [], None)
+
+
+def test_devices_of_a_mesh_have_the_rows_that_fit_one_each(evaluate, monkeypatch):
+    trained = types.SimpleNamespace(model=types.SimpleNamespace(config=types.SimpleNamespace(vocab=50_257)))
+    monkeypatch.setattr(evaluate.jax, "device_count", lambda: 8)
+    assert evaluate._rows(trained, 1024) == 1 and evaluate._rows(trained, 100) == 13
+    monkeypatch.setattr(flags.FLAGS, "mesh", "data=2,fsdp=2,tensor=2")
+    assert evaluate._rows(trained, 1024) == 4 and evaluate._rows(trained, 100) == 52
+    assert evaluate._rows(trained, 100, most=9) == 12
+    monkeypatch.setattr(flags.FLAGS, "batch_size", 6)
+    with pytest.raises(ValueError, match=r"--batch_size=6 rows cannot be shared among 4 .* the nearest above is 8"):
+        evaluate._rows(trained, 1024)
 
 
 def test_held_out_pairs_say_how_they_are_scored_and_a_search_is_checked_first(evaluate, monkeypatch):

@@ -51,6 +51,9 @@ def test_mistakes_are_one_line(scripts, made, lettered, tmp_path):
     mistakes = {
         "--top_k and --top_p exclude each other": [here, "--top_k=3", "--top_p=0.9"],
         "--min_p and --greedy exclude each other": [here, "--greedy", "--min_p=0.1"],
+        "--greedy and --temperature exclude each other": [here, "--greedy", "--temperature=0.5"],
+        "--greedy writes the same each time: leave out --samples=2": [here, "--greedy", "--samples=2"],
+        "--proposals are those of --draft": [here, "--proposals=3"],
         "k=0": [here, "--top_k=0"],
         "p=1.5": [here, "--top_p=1.5"],
         "temperature=0": [here, "--temperature=0"],
@@ -113,6 +116,10 @@ def test_what_cannot_write_is_refused_before_anything_is_printed(scripts, pretra
     interop.save(tmp_path / "bert", model, params, text.load(pretrained))
     for arguments, said in (
         ([f"--workdir={tmp_path / 'bert'}", "--prompt=one"], "has an encoder alone and a tokenizer without a mask"),
+        (
+            [f"--workdir={tmp_path / 'bert'}", "--prompt=one", "--greedy", "--length=3", "--draft=x"],
+            "which fills in masks: leave out --length and --greedy and --draft",
+        ),
         ([f"--workdir={pretrained}", "--prompt=one", "--step=best"], "--step=best chooses among checkpoints"),
     ):
         (process,) = scripts([[GENERATE, *arguments]])

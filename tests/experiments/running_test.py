@@ -1,11 +1,16 @@
 """Who may write to a working directory, and what is left of it."""
 
+import dataclasses
 import fcntl
 import threading
 
 import pytest
+from rich.console import Console
 
 from experiments import running
+from experiments.devices import Devices
+from experiments.options import Options
+from transformer import data, training
 
 
 def test_what_another_run_made_meanwhile_stays(tmp_path):
@@ -41,3 +46,28 @@ def test_what_another_saved_there_meanwhile_stays(tmp_path):
         late.mkdir(parents=True)
         raise ValueError("no intact checkpoint")
     assert late.is_dir()
+
+
+def test_preparing_data_reads_no_checkpoint_which_takes_all_processes(made, monkeypatch):
+    saved = training.load_recipe(made.workdir)
+    monkeypatch.setattr(training, "load_recipe", lambda *_: pytest.fail("one process alone would wait for ever"))
+    other = dataclasses.replace(made.experiment, seed=7, data=dataclasses.replace(made.experiment.data, validation=0.1))
+    with pytest.raises(ValueError, match=r"validation.*seed was 0, now 7.*--accept=data.validation,seed"):
+        running.prepare(other, made.workdir, Options(), None, saved)
+
+
+def test_another_recipe_than_that_of_the_step_is_named_and_no_parameter_is_read(made, monkeypatch):
+    load, asked = training.load_recipe, []
+
+    def load_recipe(workdir, step="latest"):
+        asked.append(step)
+        return load(workdir, step)
+
+    monkeypatch.setattr(training, "load_recipe", load_recipe)
+    monkeypatch.setattr(training, "load_params", lambda *_: pytest.fail("parameters are read"))
+    wide = dataclasses.replace(made.experiment, model=dataclasses.replace(made.experiment.model, width=16))
+    fingerprint, console = data.load(made.workdir / "data").recipe, Console(quiet=True)
+    run = running.Run(wide, fingerprint, made.workdir, console, Devices(), Options(from_step=1))
+    with pytest.raises(ValueError, match=r"a run of another recipe: .*width was 8, now 16"):
+        run.restore()
+    assert asked == ["latest", 1]

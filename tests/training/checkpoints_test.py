@@ -12,7 +12,7 @@ import pytest
 from transformer.training import exits, integrity, optimizers, parallel, state, step
 from transformer.training.checkpoints import FOLDER, Checkpoints
 from transformer.training.config import Optimizer
-from transformer.training.restoring import load_params
+from transformer.training.restoring import load_params, load_recipe
 
 # Reads of damaged files that Orbax gives up leave callbacks behind, for an event loop that is gone.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -91,6 +91,20 @@ def test_what_goes_wrong_in_the_background_is_raised_by_the_next_call_and_later_
         checkpoints.save(make(9), RECIPE)
     assert {path.name for path in (tmp_path / FOLDER).iterdir()} == {"3", "9"}  # what was half written is gone
     assert load_params(tmp_path).step == 9
+
+
+def test_a_mistake_in_the_program_is_not_said_to_be_the_disk_s(tmp_path, monkeypatch):
+    def fail(folder):
+        raise KeyError("why")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(integrity, "write_manifest", fail)
+        checkpoints.save(make(3), RECIPE)
+        with pytest.raises(KeyError, match="why"):
+            checkpoints.wait()
+        monkeypatch.undo()
+        checkpoints.save(make(6), RECIPE)
+    assert load_params(tmp_path).step == 6
 
 
 def test_whoever_leaves_by_an_error_hears_of_it_and_not_of_the_save_after_it(tmp_path, monkeypatch):
@@ -235,6 +249,36 @@ def test_damage_falls_back_to_the_newest_intact_step_and_says_so(tmp_path, caplo
         checkpoints.save(make(6), RECIPE)  # the damaged one is out of the way
         assert checkpoints.restore(make()).step == 6
     assert (tmp_path / FOLDER / "damaged-6").is_dir()
+
+
+def test_what_cannot_be_looked_at_for_a_moment_is_not_set_aside(tmp_path, monkeypatch):
+    def busy(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with Checkpoints(tmp_path) as checkpoints:
+        for number in (3, 6):
+            checkpoints.save(make(number), RECIPE)
+        checkpoints.wait()
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="Too many open files"):
+            patch.setattr(integrity, "_hash", busy)
+            checkpoints.restore(make())
+        assert checkpoints.restore(make()).step == 6 and checkpoints.steps() == [3, 6]
+
+
+def test_recipes_are_read_by_step_and_only_where_there_is_nothing_there_is_none(tmp_path):
+    assert load_recipe(tmp_path) is None
+    with Checkpoints(tmp_path) as checkpoints:
+        assert load_recipe(tmp_path) is None
+        for number in (3, 6):
+            checkpoints.save(make(number), {"of": number})
+    assert load_recipe(tmp_path) == {"of": 6} and load_recipe(tmp_path, 3) == {"of": 3}
+    flip(largest(tmp_path / FOLDER / "6" / "recipe"))
+    assert load_recipe(tmp_path) == {"of": 3}
+    with pytest.raises(ValueError, match=r"checkpoint 6 .* is damaged .* choose another step"):
+        load_recipe(tmp_path, 6)
+    flip(largest(tmp_path / FOLDER / "3" / "recipe"))
+    with pytest.raises(ValueError, match=r"no intact checkpoint; damaged: \[6, 3\]"):
+        load_recipe(tmp_path)
 
 
 def test_when_all_are_damaged_nothing_is_trained_from_scratch(tmp_path):

@@ -38,6 +38,14 @@ def test_a_process_that_is_told_of_no_others_is_alone(environment):
     assert distributed.settings(environment) is None
 
 
+def test_a_program_that_joins_no_others_is_refused_where_there_are_some(monkeypatch):
+    distributed.check_alone()
+    for name, value in LOCAL.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="cannot join: start it as one"):
+        distributed.check_alone()
+
+
 def test_variables_come_first_then_slurm_then_what_jax_finds():
     named = {"coordinator_address": "host:99", "num_processes": 4, "process_id": 3}
     found = distributed.settings({distributed.DETECT: "1"} | SLURM | LOCAL)
@@ -102,6 +110,11 @@ def main():
 
 command.run(main)
 """
+CUT = """
+from transformer.training import meshes, parallel
+cut = jax.sharding.NamedSharding(meshes.build(), jax.sharding.PartitionSpec("data"))
+print(parallel.fetch([jax.make_array_from_callback((4,), cut, lambda where: np.arange(4)[where])])[0].tolist())
+"""
 GATHER = "multihost_utils.process_allgather(np.array([index]))"
 
 
@@ -147,12 +160,12 @@ print("stopped at", step, stop.signal, signal.getsignal(signal.SIGTERM) is befor
 
 
 def test_two_processes_meet_the_first_goes_first_and_a_signal_to_one_stops_both_at_one_step(tmp_path, environment):
-    codes, outputs, _ = together(tmp_path, STOPS, environment(2))
+    codes, outputs, _ = together(tmp_path, CUT + STOPS, environment(2))
     assert codes == [0, 0], outputs
     (said,) = {re.search(r"^stopped at \d+ .*$", output, re.MULTILINE)[0] for output in outputs}
     assert said.endswith(f"{int(signal.SIGTERM)} True")
     for output, first in zip(outputs, ("first", "second"), strict=True):
-        assert {first, "[0, 1]"} <= set(output.splitlines())
+        assert {first, "[0, 1]", "[0, 1, 2, 3]"} <= set(output.splitlines())
 
 
 @pytest.mark.slow  # it waits longer than a collective of Gloo would

@@ -1,6 +1,7 @@
-import contextlib
+import errno
 import hashlib
 import json
+import os
 from types import SimpleNamespace
 
 import jax
@@ -85,20 +86,39 @@ def test_a_manifest_of_another_version_or_with_other_files_is_refused(sealed, ch
 
 
 def test_processes_share_the_files_and_agree(sealed, monkeypatch):
+    def found(index):
+        monkeypatch.setattr(jax, "process_index", lambda: index)
+        return integrity._damaged(sealed, ["params"])
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
     (sealed / "params/meta").write_bytes(b"[]")
-    seen = {}
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    for index in (0, 1):
-        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        monkeypatch.setattr(integrity, "_agreed", lambda found, index=index: seen.setdefault(index, found))
-        with contextlib.suppress(integrity.Damaged):
+    assert [found(0), found(1)] == ["", "params/meta is not what was saved"]  # files are shared in their order
+    others = []
+
+    def gather(own):
+        return np.stack([own, np.frombuffer(others[0].encode().ljust(len(own), b"\0"), np.uint8)])
+
+    monkeypatch.setattr(integrity, "multihost_utils", SimpleNamespace(process_allgather=gather))
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    for said in ("params/meta is not what was saved", "manifest.json is missing"):
+        others[:] = [said]
+        with pytest.raises(integrity.Damaged, match=f"^{said}$"):  # which this process has not seen
             integrity.verify(sealed, ["params"])
-    assert seen == {0: (2, 0), 1: (1, 2)}  # nothing, and the second file's third kind of damage
-    monkeypatch.undo()
-    together = SimpleNamespace(process_allgather=lambda own: np.stack([own, np.asarray(seen[1])]))
-    monkeypatch.setattr(integrity, "multihost_utils", together)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert integrity._agreed(seen[0]) == (1, 2)
+    others[:] = [""]
+    integrity.verify(sealed, ["params"])
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EMFILE])
+def test_a_sector_that_cannot_be_read_is_damage_and_too_many_open_files_are_not(sealed, monkeypatch, code):
+    def fail(path):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(integrity, "_hash", fail)
+    expected = pytest.raises(OSError, match="Too many open files")
+    if code == errno.EIO:
+        expected = pytest.raises(integrity.Damaged, match=r"^params/d/a cannot be read$")
+    with expected:
+        integrity.verify(sealed, ["params"])
 
 
 @pytest.mark.parametrize(

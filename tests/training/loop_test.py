@@ -268,7 +268,7 @@ def test_heads_that_nothing_observes_are_refused(tmp_path):
     ("bad", "kept", "said"),
     [
         (7, [3, 6], "step 8 is not finite .*; the last good state is the checkpoint of step 6; "),
-        (1, [], "step 2 is not finite .*; there is no checkpoint yet; "),
+        (1, [], "step 2 is not finite .*; nothing was saved yet; "),
     ],
 )
 def test_a_step_that_is_not_finite_ends_training_and_nothing_is_saved_after_it(tmp_path, bad, kept, said):
@@ -358,6 +358,50 @@ def test_roll_backs_have_an_end(tmp_path):
     with pytest.raises(NonFinite, match=r"step 11 is not finite .* after 2 roll-backs; the last good state .* step 6"):
         run(tmp_path, config, batches=counted(poisoned(7, 8, 10)))
     assert saved(tmp_path) == [3, 6]
+
+
+def test_going_back_at_the_last_step_ends_as_any_other_run(tmp_path):
+    measured = []
+
+    def evaluate(params):
+        measured.append(np.array(params["w"]))
+        return {"loss": float(len(measured))}
+
+    config = Training(**FAULTY | {"evaluate_every": 10}, skips=0, rollbacks=1)
+    after, seen = run(tmp_path, config, batches=counted(poisoned(13)), evaluate=evaluate)
+    assert int(after.step) == 14 and saved(tmp_path) == [3, 6, 9, 12, 14]
+    np.testing.assert_allclose(after.params["w"], by_hand(12)[-1][2], rtol=1e-5)
+    np.testing.assert_array_equal(measured[-1], after.params["w"])
+    assert len(measured) == 2 and seen[-1]["step"] == 14 and seen[-1]["validation_loss"] == 2.0
+    again, _ = run(tmp_path, config, state=after, batches=counted(stop=0), evaluate=lambda params: {})
+    np.testing.assert_array_equal(again.params["w"], after.params["w"])
+
+
+def test_what_was_measured_of_parameters_that_are_gone_is_forgotten(tmp_path):
+    config = Training(**FAULTY | {"evaluate_every": 7}, skips=0, rollbacks=1)
+    stops = iter([False] * 9 + [True])  # at the first step behind the bad one
+    with Checkpoints(tmp_path, config.keep) as checkpoints, Writer(tmp_path, 0) as writer:
+        first = compiled().place_state(create({"w": jnp.zeros(D)}, optax.sgd(RATE)))
+        after, results = loop.train(
+            first, config=config, parallel=compiled(), batches=counted(poisoned(7)), evaluate=lambda _: {"loss": 1.0},
+            checkpoints=checkpoints, recipe=RECIPE, writer=writer, report=lambda step, values: None,
+            stop=lambda step: next(stops),
+        )  # fmt: skip
+    assert int(after.step) == 9 and results == {}
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_end_a_run_that_goes_back(tmp_path, monkeypatch):
+    write = integrity.write_manifest
+
+    def full(folder):
+        if folder.name.startswith("6."):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(folder)
+
+    monkeypatch.setattr(integrity, "write_manifest", full)
+    config = Training(**FAULTY, skips=0, rollbacks=1, on_save_error="continue")
+    after, _ = run(tmp_path, config, batches=counted(poisoned(7)))
+    assert int(after.step) == 14 and saved(tmp_path) == [3, 9, 12, 14]
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_or_not_but_never_the_last(tmp_path, monkeypatch, caplog):

@@ -31,6 +31,8 @@ def test_sizes_from_words(words, expected):
         ("data=", "'data=' cannot work"),
         ("data=0", "'data=0' cannot work"),
         ("data=-2", "'data=-2' cannot work"),
+        ("data=--1", "'data=--1' cannot work"),
+        ("data=²", "'data=²' cannot work"),
         ("data=2,data=4", "'data=4' cannot work"),
         ("data=-1,fsdp=-1", "only one axis can take the rest, not data and fsdp"),
         ("data=3", "is of 3 devices, but there are 8: choose sizes that multiply to 8"),

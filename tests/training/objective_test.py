@@ -9,7 +9,8 @@ import pytest
 
 from transformer import inspection, models
 from transformer.models import Attention, Experts, Init, Mlp, ModelConfig, Readout, Stack
-from transformer.training import prediction
+from transformer.ops import losses
+from transformer.training import objective, prediction
 from transformer.training.objective import SEEN
 
 B, T, V = 2, 6, 11
@@ -67,6 +68,25 @@ def test_the_loss_is_that_of_the_logits_and_chunks_change_neither_it_nor_its_gra
         close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # noqa: E731
         jax.tree.map(close, gradients, results[0][1])
     assert all(np.any(leaf) for leaf in jax.tree.leaves(results[0][1]))
+
+
+def test_what_a_device_has_of_a_batch_decides_in_which_parts_logits_are_formed(monkeypatch):
+    model, params = build()
+    asked = []
+
+    def formed(function, chunk, *arrays):
+        asked.append(chunk)
+        return losses.Loss(*[jnp.zeros(())] * 4)
+
+    monkeypatch.setattr(objective, "_per_device", formed)
+    monkeypatch.setattr(objective, "MANY_LOGITS", B * T * V)
+    monkeypatch.setattr(objective, "FEW_POSITIONS", 1)
+    for devices, chunk, expected in ((1, 0, [2]), (2, 0, []), (1, 5, [5]), (2, 5, [2])):
+        own = lambda shape, *meanings, devices=devices: (shape[0] // devices, *shape[1:])  # noqa: E731
+        monkeypatch.setattr(objective.sharding, "local_shape", own)
+        asked.clear()
+        jax.eval_shape(prediction(model, chunk=chunk), params, batch(), None)
+        assert asked == expected
 
 
 def test_segments_keep_documents_apart_as_if_each_had_a_row():

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -136,6 +137,12 @@ def test_a_copy_on_the_host_outlives_later_steps_and_its_memory_is_used_again(ki
     second = runner.host_state(current, first)
     assert second is first
     np.testing.assert_array_equal(second, [[0, 2, 4], [6, 8, 10]])
+
+
+def test_what_is_cut_among_processes_is_not_copied():
+    part = types.SimpleNamespace(is_fully_addressable=False, is_fully_replicated=False)
+    runner = parallel.build("jit", lambda: 0, lambda: 0)
+    assert runner.host_state({"cut": part})["cut"] is part
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Cache:
         slots = self.length[:, None] + jnp.arange(key.shape[1])
 
         def put(array: jax.Array, new: jax.Array) -> jax.Array:
-            return _share(array.at[layer, rows, :, slots].set(_kept(new, array.dtype), mode="drop"))
+            return _laid_out(array.at[layer, rows, :, slots].set(_kept(new, array.dtype), mode="drop"))
 
         return self.replace(key=put(self.key, key), value=put(self.value, value))
 
@@ -64,7 +64,7 @@ class Cache:
         """Put the source's `[B, S', G, K]` keys and values into a layer."""
 
         def put(array: jax.Array, new: jax.Array) -> jax.Array:
-            return _share(array.at[layer].set(_kept(new, array.dtype).swapaxes(1, 2)))
+            return _laid_out(array.at[layer].set(_kept(new, array.dtype).swapaxes(1, 2)))
 
         return self.replace(cross_key=put(self.cross_key, key), cross_value=put(self.cross_value, value))
 
@@ -87,7 +87,7 @@ def _layer(array: jax.Array, index: jax.Array | int) -> jax.Array:
     return jax.lax.bitcast_convert_type(one, NUMBERS[one.dtype]) if one.dtype in NUMBERS else one
 
 
-def _share(array: jax.Array) -> jax.Array:
+def _laid_out(array: jax.Array) -> jax.Array:
     return constrain(array, None, "rows", "heads", None, None)
 
 

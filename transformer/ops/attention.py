@@ -190,8 +190,10 @@ def _per_device(
         if isinstance(getattr(mask, field.name), jax.Array)
     }
 
+    whole = query.shape[1]
+
     def one(query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, bias: jax.Array | None) -> jax.Array:
-        if (begin := sharding.position_offset(query.shape[1])) is not None:
+        if (begin := sharding.position_offset(query.shape[1], whole)) is not None:
             before = jnp.zeros(len(query), jnp.int32) if mask.offset is None else mask.offset
             mask = dataclasses.replace(mask, offset=before + begin)
         return kernel(query, key, value, mask, bias)

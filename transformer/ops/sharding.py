@@ -8,7 +8,7 @@ without it. What does not divide equally among the devices is held whole by each
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -33,11 +33,21 @@ Meaning = str | None
 
 
 def mesh_sizes() -> dict[str, int]:
-    """The axes of the mesh that is set which have more than one device; empty where nothing is to be shared."""
+    """Those of `AXES` that have more than one device on the mesh that is set; empty where nothing is to be shared."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or AxisType.Manual in mesh.axis_types:
         return {}
-    return {name: size for name, size in mesh.shape.items() if size > 1}
+    return shared({name: size for name, size in mesh.shape.items() if name in AXES})
+
+
+def shared(sizes: Mapping[str, int]) -> dict[str, int]:
+    """The axes of a mesh that have more than one device."""
+    return {name: size for name, size in sizes.items() if size > 1}
+
+
+def describe(sizes: Mapping[str, int]) -> str:
+    """The axes of a mesh that have more than one device, in words: `data=2, fsdp=4`; "" for one device."""
+    return ", ".join(f"{name}={size}" for name, size in shared(sizes).items())
 
 
 def constrain(x: jax.Array, *meanings: Meaning) -> jax.Array:
@@ -48,22 +58,19 @@ def constrain(x: jax.Array, *meanings: Meaning) -> jax.Array:
 
 def spec(sizes: dict[str, int], shape: tuple[int, ...], meanings: tuple[Meaning, ...]) -> PartitionSpec:
     """How an activation of this shape is cut on a mesh of these sizes."""
-    return PartitionSpec(*(_shared(sizes, size, meaning) for size, meaning in zip(shape, meanings, strict=True)))
+    return PartitionSpec(*(_cut_by(sizes, size, meaning) for size, meaning in zip(shape, meanings, strict=True)))
 
 
 def local_shape(shape: tuple[int, ...], *meanings: Meaning) -> tuple[int, ...]:
     """The part of an activation that one device has."""
     sizes = mesh_sizes()
-    parts = (_shared(sizes, size, meaning) or () for size, meaning in zip(shape, meanings, strict=True))
+    parts = (_cut_by(sizes, size, meaning) or () for size, meaning in zip(shape, meanings, strict=True))
     return tuple(size // math.prod(sizes[axis] for axis in part) for size, part in zip(shape, parts, strict=True))
 
 
-def position_offset(length: int) -> jax.Array | None:
-    """Within `per_device`, where this device's part of `length` positions begins; None where it has all of them."""
-    names = [name for name in MEANINGS["positions"] if name in jax.sharding.get_abstract_mesh().shape]
-    if not names or jax.lax.axis_size(names[0]) == 1:
-        return None
-    return jax.lax.axis_index(names[0]) * length
+def position_offset(own: int, whole: int) -> jax.Array | None:
+    """Within `per_device`, where this device's `own` of `whole` positions begin; None where it has all of them."""
+    return None if own == whole else jax.lax.axis_index(MEANINGS["positions"]) * own
 
 
 def per_device(function: Callable[..., Any], arrays: tuple, meanings: tuple, out: Any) -> Any:
@@ -90,6 +97,6 @@ def _is_leaf(item: Any) -> bool:
     return isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, tuple) for part in item)
 
 
-def _shared(sizes: dict[str, int], size: int, meaning: Meaning) -> tuple[str, ...] | None:
+def _cut_by(sizes: dict[str, int], size: int, meaning: Meaning) -> tuple[str, ...] | None:
     axes = tuple(axis for axis in MEANINGS[meaning] if axis in sizes) if meaning else ()
     return axes if axes and size % math.prod(sizes[axis] for axis in axes) == 0 else None

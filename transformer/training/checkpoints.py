@@ -28,6 +28,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from transformer.training import exits, integrity, managers, recipes, restoring
+from transformer.training.parallel import Jit, Pmap
 from transformer.training.parameters import name
 from transformer.training.state import State
 
@@ -39,8 +40,8 @@ REASONS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 class Checkpoints:
     """Saves and restores in one working directory; a context manager that waits for saves to finish.
 
-    Where a checkpoint cannot be written, the next call that saves or waits raises `exits.NotSaved`; the earlier ones
-    are as they were, and later saves try again.
+    Where the system refuses to write a checkpoint, the next call that saves or waits raises `exits.NotSaved`; the
+    earlier ones are as they were, and later saves try again.
     """
 
     def __init__(self, workdir: str | Path, keep: int = 2):
@@ -122,6 +123,19 @@ class Checkpoints:
         self._set_aside(damaged, "damaged")
         return restored
 
+    def restore_placed(
+        self, parallel: Jit | Pmap, abstract: State, step: int | str = "latest", *, cast: bool = False
+    ) -> restoring.Restored | None:
+        """As `restore`, with the state on devices as `parallel` has it.
+
+        Where processes hold parts of an array each, they read no more than those.
+        """
+        places = parallel.layout(abstract)
+        if jax.process_count() > 1 and not all(place.is_fully_replicated for place in jax.tree.leaves(places)):
+            return self.restore(abstract, step, shardings=places, cast=cast)
+        restored = self.restore(abstract, step, cast=cast)
+        return restored and restored._replace(state=parallel.place_state(restored.state))
+
     def roll_back(self, step: int) -> list[int]:
         """Makes this checkpoint the last one: later ones are renamed, never deleted. Returns their steps."""
         self.wait()
@@ -151,7 +165,7 @@ class Checkpoints:
     def __exit__(self, kind: type | None, *exception: object) -> None:
         try:
             self.close()
-        except exits.NotSaved as error:
+        except Exception as error:
             if kind is None:
                 raise
             logging.warning("%s", error)  # what ended the run is said after it
@@ -167,8 +181,10 @@ class Checkpoints:
                     self._manager.close()
                 self._manager = self._open()  # takes away what is half written, and its room on the disk
             self._losses.pop(self._saving, None)
+            if (reason := _reason(error)) is None:
+                raise
             raise exits.NotSaved(
-                f"checkpoint {self._saving} cannot be written to {self._manager.directory} ({_reason(error)}); "
+                f"checkpoint {self._saving} cannot be written to {self._manager.directory} ({reason}); "
                 f"those of steps {self.steps()} are as they were: make room there, or allow writing"
             ) from error
 
@@ -183,12 +199,16 @@ class Checkpoints:
         self._manager.reload()
 
 
-def _reason(error: BaseException) -> str:
-    """What the system says, which libraries wrap in their own words."""
-    while error.__cause__ is not None:
+def _reason(error: BaseException | None) -> str | None:
+    """What the system says of a disk, which libraries wrap in their own words; None where it says nothing."""
+    while error is not None:
+        said = " ".join(str(error).split())
+        if (known := next((reason for reason in map(os.strerror, REASONS) if reason in said), None)) is not None:
+            return known
+        if isinstance(error, OSError):
+            return said
         error = error.__cause__
-    said = " ".join(str(error).split())
-    return next((reason for reason in map(os.strerror, REASONS) if reason in said), said)
+    return None
 
 
 def _parts(state: State) -> dict[str, dict[str, Any]]:

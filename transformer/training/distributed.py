@@ -77,6 +77,14 @@ def lost(error: BaseException) -> bool:
     return jax.distributed.is_initialized() and LOST.search(str(error)) is not None
 
 
+def check_alone() -> None:
+    """Raises ValueError if there are other processes: for a program that does not join them, but would do all again."""
+    if settings(os.environ) is not None:
+        raise ValueError(
+            "the environment says that there are other processes, which this program cannot join: start it as one"
+        )
+
+
 def settings(environment: Mapping[str, str]) -> dict[str, Any] | None:
     """What `jax.distributed.initialize` is called with; None where this process is alone.
 

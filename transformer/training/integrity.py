@@ -6,6 +6,7 @@ array that several processes wrote, no single one could hash more than its own p
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ SHOWN = 5  # differences that an error lists
 MANIFEST = "manifest.json"
 FORMAT = 1
 UNLISTED = ("_CHECKPOINT_METADATA", "commit_success.txt", MANIFEST)  # what Orbax adds later, and nobody reads back
-DAMAGES = ("is missing", "is not as long as it was", "is not what was saved")
+WORDS = 512  # bytes of a damage's description that processes tell each other
 
 
 class Damaged(Exception):
@@ -46,24 +47,18 @@ def write_manifest(folder: Path) -> None:
 
 
 def verify(folder: Path, parts: Sequence[str]) -> None:
-    """Compares files with the manifest; processes share the work, and all raise what one of them finds.
+    """Compares files with the manifest; processes share the work, and all raise the same if any finds damage.
 
     Args:
       folder: of the checkpoint.
       parts: the folders in it that count.
 
     Raises:
-      Damaged: naming the file that is missing, cut short or changed, or that was never written to its end.
+      Damaged: naming the file that is missing, cut short, changed or unreadable, or never written to its end.
+      OSError: of this process alone, if it cannot look, as without rights or with too many open files.
     """
-    files = {name: entry for name, entry in _read_manifest(folder).items() if name.split("/")[0] in parts}
-    names = sorted(files)
-    own = names[jax.process_index() :: jax.process_count()]
-    with ThreadPoolExecutor() as pool:
-        kinds = list(pool.map(lambda name: _damage(folder / name, files[name]), own))
-    found = [(names.index(name), kind) for name, kind in zip(own, kinds, strict=True) if kind >= 0]
-    index, kind = _agreed(min(found, default=(len(names), 0)))
-    if index < len(names):
-        raise Damaged(f"{names[index]} {DAMAGES[kind]}")
+    if found := _agreed(_damaged(folder, parts)):
+        raise Damaged(found)
 
 
 def describe(arrays: Arrays) -> dict[str, dict[str, Any]]:
@@ -115,19 +110,38 @@ def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def _damage(path: Path, entry: Mapping[str, Any]) -> int:
-    """Which of `DAMAGES` a file has; -1 for none."""
+def _damaged(folder: Path, parts: Sequence[str]) -> str:
+    """The first damage in this process's share of the files, in words; none: ""."""
+    try:
+        files = _read_manifest(folder)
+    except Damaged as error:
+        return str(error)
+    names = sorted(name for name in files if name.split("/")[0] in parts)[jax.process_index() :: jax.process_count()]
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda name: _damage(folder / name, files[name]), names)
+        return next((f"{name} {damage}" for name, damage in zip(names, found, strict=True) if damage), "")
+
+
+def _damage(path: Path, entry: Mapping[str, Any]) -> str | None:
     if not path.is_file():
-        return 0
+        return "is missing"
     if path.stat().st_size != entry["size"]:
-        return 1
-    return -1 if _hash(path) == entry["sha256"] else 2
+        return "is not as long as it was"
+    try:
+        return None if _hash(path) == entry["sha256"] else "is not what was saved"
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return "cannot be read"  # a bad sector
 
 
-def _agreed(found: tuple[int, int]) -> tuple[int, int]:
+def _agreed(found: str) -> str:
+    """The first in the alphabet of what all processes found, where any found something."""
     if jax.process_count() == 1:
         return found
-    return min((int(index), int(kind)) for index, kind in multihost_utils.process_allgather(np.asarray(found)))
+    own = np.frombuffer(found.encode()[:WORDS].ljust(WORDS, b"\0"), np.uint8)
+    said = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(own)]
+    return min(filter(None, said), default="")
 
 
 def _hash(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -99,8 +100,7 @@ def train(
     """
     if config.head_metrics_every and observe is None:
         raise ValueError(
-            f"training.head_metrics_every={config.head_metrics_every} cannot work: this run measures no heads; "
-            f"set it to 0"
+            f"training.head_metrics_every={config.head_metrics_every} cannot work: this run measures no heads; use 0"
         )
     if config.on_save_error == "continue" and jax.process_count() > 1:
         raise ValueError(
@@ -138,7 +138,7 @@ class _Loop:
         self.writer, self.report, self.phases, self.skipped = writer, report, phases, skipped
         self.step = int(state.step)
         self.results: Values = {}
-        self.copy = None
+        self.copy, self.jumped = None, False
         self.watch: Watch | None = None
         self.abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
 
@@ -155,11 +155,14 @@ class _Loop:
                 batch = self._next(iterator)
                 self.state, metrics = self.parallel.train(self.state, batch)
                 self.step = self.phases.step = self.step + 1
+                self.jumped = False
                 stopped = stop(self.step)
                 self._after(batch, metrics, stopped)
             except _Bad as bad:
                 self._roll_back(bad)
                 stopped, iterator = False, None
+        if self.jumped:  # and no step after it
+            self._finish()
         self._guarded(self.checkpoints.wait, last=True)
 
     def judge(self, step: int, row: Metrics) -> bool:
@@ -212,6 +215,12 @@ class _Loop:
         if waits:
             self.lines.resume()  # measurements of heads, evaluations and checkpoints are not training
 
+    def _finish(self) -> None:
+        """What is due after the last step, where a roll-back left that out."""
+        values = dict.fromkeys(("loss", "nats", "tokens_per_second"), math.nan) | self._measure(None, False, True)
+        self._write(self.step, values)
+        self._save(self.results.get("loss"))
+
     def _measure(self, batch: Any, observes: bool, evaluates: bool) -> Values:
         values: Values = {}
         if not (observes or evaluates):
@@ -228,8 +237,7 @@ class _Loop:
         """What tells whether copies differ, where there are any."""
         if jax.device_count() == 1:
             return {}
-        if self.watch is None:
-            self.watch = Watch(self.state)
+        self.watch = self.watch or Watch(self.state)
         return {"fingerprint": self.watch.sums(self.state)}
 
     def _write(self, end: int, values: Values) -> None:
@@ -264,29 +272,28 @@ class _Loop:
 
     def _roll_back(self, bad: _Bad) -> None:
         """Back to the last checkpoint before the bad steps, and on behind them."""
-        self.checkpoints.wait()
+        self._guarded(self.checkpoints.wait)
         steps, often = self.checkpoints.steps(), len(self.skipped.jumps)
         before = [step for step in steps if step < bad.first]
         if not before or often >= self.config.rollbacks:
-            kept = (
-                f"the last good state is the checkpoint of step {steps[-1]}" if steps else "there is no checkpoint yet"
-            )
+            kept = f"the last good state is the checkpoint of step {steps[-1]}" if steps else "nothing was saved yet"
             tried = f" after {often} roll-backs" if often else ""
             fix = "lower training.optimizer.learning_rate, raise its warmup, or clip more"
             raise exits.NonFinite(f"step {bad.last} {bad.what}{tried}; {kept}; {fix}")
         self.lines.drop()
         self.phases.lose()
+        self.results = {}  # of parameters that may be gone
         with self.phases.within("checkpoint"):
             self.checkpoints.roll_back(before[-1])
-            restored = self.checkpoints.restore(self.abstract)
+            restored = self.checkpoints.restore_placed(self.parallel, self.abstract)
         said = "step %d %s: back to the checkpoint of step %d, and on with the data after step %d"
         logging.warning(said, bad.last, bad.what, restored.step, bad.last)
         self.skipped.add(restored.step, bad.last)
-        self._go_on(self.parallel.place_state(restored.state), bad.last)
+        self._go_on(restored.state, bad.last)
 
     def _go_on(self, state: State, step: int) -> None:
         """From this state as if the steps until `step` had been made."""
         counted = self.parallel.place_state({"step": np.int32(step), "health": {"bad": np.int32(0)}})
         self.state = state.replace(step=counted["step"], health=state.health | counted["health"])
-        self.step = step
+        self.step, self.jumped = step, True
         self.lines.resume()

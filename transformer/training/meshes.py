@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 from jax.sharding import AxisType, Mesh
 
-from transformer.ops.sharding import AXES, MEANINGS
+from transformer.ops.sharding import AXES, MEANINGS, describe
 
 FORM = f"name=size with commas between, names from {', '.join(AXES)}, such as data=2,fsdp=4"
 
@@ -26,7 +27,7 @@ def parse(words: str, devices: int) -> dict[str, int]:
     seen = set()
     for item in (words or "data=-1").split(","):
         name, _, size = item.strip().partition("=")
-        if name not in AXES or name in seen or not size.lstrip("-").isdigit() or not (int(size) > 0 or size == "-1"):
+        if name not in AXES or name in seen or not re.fullmatch("-1|[1-9][0-9]*", size):
             raise ValueError(f"mesh={words!r}: {item.strip()!r} cannot work: write {FORM}; -1 once for all the rest")
         seen.add(name)
         sizes[name] = int(size)
@@ -79,7 +80,8 @@ def share(mesh: Mesh) -> Share:
             held.setdefault(device.process_index, set()).add(part)
     groups = sorted({tuple(sorted(parts)) for parts in held.values()})
     if sum(map(len, groups)) != len(devices) or len({len(group) for group in groups}) > 1:
-        words = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
-        raise ValueError(f"mesh {words}: processes share some rows and not others: choose sizes that divide a process")
+        raise ValueError(
+            f"mesh {describe(mesh.shape)}: processes share some rows and not others: choose sizes that divide a process"
+        )
     mine = tuple(sorted(held[jax.process_index()]))
     return Share(groups.index(mine), len(groups), mine)

@@ -29,10 +29,12 @@ SEEN = (
     "token_types",
 )
 
-# Where a batch has so many logits, they are formed for an eighth of its positions at a time, but for no fewer than
-# these: with few, adding up the matrix's gradient takes longer than what is gained by logits that fit a cache.
+# Where a device has so many logits of a batch, they are formed for an eighth of its positions at a time, but for no
+# fewer than these: with few, adding up the matrix's gradient takes longer than is gained by logits that fit a cache.
 MANY_LOGITS = 2**24
 FEW_POSITIONS = 512
+
+PLACES = ("rows", "residual")  # how devices of a mesh share positions
 
 
 def prediction(
@@ -46,8 +48,8 @@ def prediction(
     Args:
       smoothing: label smoothing, as in `ops.losses.cross_entropy`.
       z_loss: the weight of the squared log-partition, as there.
-      chunk: logits are formed for so many positions at a time and never kept; 0 takes all positions together, or a part
-        of them where a batch has `MANY_LOGITS`.
+      chunk: logits are formed for so many positions at a time, of all devices together, and never kept; 0 takes all
+        positions together, or a part of them where a device has `MANY_LOGITS`.
       accuracy: whether `sums` holds `accuracy`, the weight of the targets that are the likeliest token.
 
     Returns:
@@ -71,7 +73,8 @@ def prediction(
             method="features",
         )
         targets, weights = batch["targets"], batch["weights"]
-        size = chunk or _chunk(targets.size, model.config.vocab)
+        own = math.prod(sharding.local_shape(targets.shape, *PLACES))
+        size = max(1, chunk * own // targets.size) if chunk else _chunk(own, model.config.vocab)
         if size:
             kernel, bias = unembedding(model.config, params)
             softcap = model.config.readout.softcap
@@ -96,18 +99,16 @@ def prediction(
 
 def _per_device(function, chunk: int, features, kernel, targets, weights, bias) -> losses.Loss:
     """The loss of all positions, of which each device of a mesh takes its own, in chunks."""
-    places = ("rows", "residual")
-    own = sharding.local_shape(targets.shape, *places)
-    devices = targets.size // math.prod(own)
 
     def one(features, kernel, targets, weights, bias) -> losses.Loss:
-        loss = function(features, kernel, targets, weights, bias=bias, chunk=max(1, chunk // devices))
+        loss = function(features, kernel, targets, weights, bias=bias, chunk=chunk)
         return jax.tree.map(lambda x: x[None, None], loss)  # to be added up over devices outside
 
     arrays = (features, kernel, targets, weights, bias)
-    meanings = ((*places, None), (None, None), places, places, None if bias is None else (None,))
+    meanings = ((*PLACES, None), (None, None), PLACES, PLACES, None if bias is None else (None,))
+    own = sharding.local_shape(targets.shape, *PLACES)
     counts = tuple(whole // part for whole, part in zip(targets.shape, own, strict=True))
-    parts = sharding.per_device(one, arrays, meanings, losses.Loss(*[(counts, places)] * 4))
+    parts = sharding.per_device(one, arrays, meanings, losses.Loss(*[(counts, PLACES)] * 4))
     return jax.tree.map(jnp.sum, parts)
 
 

@@ -1,7 +1,8 @@
 """Many devices: the one file that knows whether a step is compiled by `jit` over a mesh or by `pmap`.
 
-Both give the same numbers, keep the state without a device axis, and so write the same checkpoints. Batches come as
-NumPy arrays: each process brings its share of the global batch, which `share` names.
+Without dropout, whose masks each device draws for itself under `pmap`, both give the same numbers. They keep the state
+without a device axis, and so write the same checkpoints. Batches come as NumPy arrays: each process brings its share of
+the global batch, which `share` names.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from transformer.ops.sharding import spec
+from transformer.ops.sharding import shared, spec
 from transformer.training import meshes, sharding
 from transformer.training.state import State
 
@@ -63,7 +65,9 @@ class Jit:
             return self._evaluate(params, batch)
 
     def host_state(self, state: Any, into: Any = None) -> Any:
-        """The state as arrays that later steps do not touch: NumPy's, where this process has all of them.
+        """The state as `Checkpoints.save` takes it: NumPy's arrays, which later steps do not touch.
+
+        Where processes hold parts of an array each it is the state itself, as `save` fetches those before it returns.
 
         `into` is an earlier result that nobody reads any more: where the devices are the CPU, its memory is used again,
         as asking the system for new memory takes several times as long as copying.
@@ -84,8 +88,7 @@ class Jit:
     def batch_sharding(self, shape: tuple[int, ...]) -> NamedSharding:
         """Of an array of a global batch: rows are shared, and positions where they divide."""
         meanings = ("rows", "positions")[: len(shape)] + (None,) * (len(shape) - 2)
-        sizes = {name: size for name, size in self.mesh.shape.items() if size > 1}
-        return NamedSharding(self.mesh, spec(sizes, shape, meanings))
+        return NamedSharding(self.mesh, spec(shared(self.mesh.shape), shape, meanings))
 
     def _place_rows(self, name: str, rows: np.ndarray) -> jax.Array:
         parts = self.share.parts
@@ -202,6 +205,16 @@ def place(mesh: Mesh, params: Any, rules: sharding.Rules = ()) -> Any:
     return jax.tree.map(_place, params, sharding.layout(mesh, params, rules))
 
 
+def fetch(tree: Any) -> Any:
+    """Arrays as NumPy's, whole in every process, all of which have to call this."""
+
+    def whole(leaf: jax.Array) -> Any:
+        here = leaf.is_fully_addressable or leaf.is_fully_replicated
+        return leaf if here else multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.device_get(jax.tree.map(whole, tree))
+
+
 def check(batch_size: int, accumulation: int = 1, mesh: Mesh | None = None) -> None:
     """Raises ValueError unless a global batch can be shared equally among the devices that share its rows, and among
     micro-batches."""
@@ -216,8 +229,6 @@ def check(batch_size: int, accumulation: int = 1, mesh: Mesh | None = None) -> N
 def _place(leaf: Any, placement: NamedSharding) -> jax.Array:
     # By way of the host: `device_put` of an array that lies on one of the devices shares its memory, even with
     # `may_alias=False`, and donation would then take the caller's array away.
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        return jax.device_put(leaf, placement, donate=False)
     host = np.array(leaf)
     return jax.make_array_from_callback(host.shape, placement, lambda where: np.array(host[where]))
 
@@ -225,7 +236,7 @@ def _place(leaf: Any, placement: NamedSharding) -> jax.Array:
 def _to_host(state: Any, into: Any) -> Any:
     leaves, structure = jax.tree.flatten(state)
     if not all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in leaves):
-        return jax.tree.map(lambda leaf: leaf.copy(), state)  # each process keeps its parts
+        return state
     if jax.default_backend() != "cpu":
         for leaf in leaves:
             leaf.copy_to_host_async()  # all at one time

@@ -38,12 +38,21 @@ def load_params(workdir: str | Path, step: int | str = "latest") -> Restored:
     return _read_only(workdir, step, read)
 
 
-def load_recipe(workdir: str | Path) -> dict[str, Any] | None:
-    """The recipe of the newest checkpoint whose recipe is intact, without reading an array; None if there is none."""
-    try:
-        return _read_only(workdir, "latest", lambda manager, chosen, record: None).recipe
-    except ValueError:
+def load_recipe(workdir: str | Path, step: int | str = "latest") -> dict[str, Any] | None:
+    """The recipe of a checkpoint, without reading an array; for "latest", of the newest whose recipe is intact.
+
+    Returns:
+      None where there is no checkpoint at all.
+
+    Raises:
+      ValueError: if there are others, or the recipe is damaged.
+    """
+    if not (Path(workdir) / managers.FOLDER).is_dir():
         return None
+    with _reader(workdir) as manager:
+        if not manager.all_steps():
+            return None
+        return restore(manager, step, lambda manager, chosen, record: None)[0].recipe
 
 
 def load_steps(workdir: str | Path) -> list[int]:
@@ -70,12 +79,12 @@ def _reader(workdir: str | Path) -> Iterator[managers.Manager]:
 
 
 def read_losses(manager: managers.Manager, strict: bool = False) -> dict[int, float]:
-    """By step, what the records say; one that cannot be read is left out, or if `strict` a ValueError."""
+    """By step, what the records say; one that is damaged is left out, or if `strict` a ValueError."""
     losses = {}
     for number in sorted(manager.all_steps()):
         try:
             _, record = _json(manager, number)
-        except Exception as error:  # Orbax reports damage in many types of exception
+        except integrity.Damaged as error:
             if strict:
                 message = f"checkpoint {number} in {manager.directory} is damaged ({error}), so the best is not known"
                 raise ValueError(f"{message}: choose another step") from error
@@ -86,15 +95,16 @@ def read_losses(manager: managers.Manager, strict: bool = False) -> dict[int, fl
 
 
 def restore(manager: managers.Manager, step: int | str, read: Read) -> tuple[Restored, list[int]]:
-    """Reads the wanted step, for "latest" the newest intact one; and which newer ones are damaged."""
+    """Reads the wanted step, for "latest" the newest intact one; and which newer ones are damaged.
+
+    Only what differs from the manifest is damaged; any other error says nothing about a checkpoint, and is raised.
+    """
     damaged = []
     for chosen in _candidates(manager, step):
         try:
             recipe, record = _json(manager, chosen)
             return Restored(read(manager, chosen, record), recipe, chosen), damaged
-        except integrity.Mismatch:
-            raise
-        except Exception as error:  # Orbax reports damage in many types of exception
+        except integrity.Damaged as error:
             message = f"checkpoint {chosen} in {manager.directory} is damaged ({error})"
             if step != "latest":
                 raise ValueError(f"{message}: choose another step") from error

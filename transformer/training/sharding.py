@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from transformer.ops.sharding import AXES
+from transformer.ops.sharding import AXES, describe
 from transformer.training.parameters import Parameter, map_named
 
 Axes = tuple[str | tuple[str, ...] | None, ...]
@@ -22,6 +22,8 @@ Rules = Sequence[tuple[str, Axes]]
 
 CUTTING = ("fsdp", "expert", "tensor")
 EVERYWHERE = ("fsdp", "tensor")
+# What training keeps beside parameters has any shape, such as a factor of a matrix of squares.
+KEPT = ("step", "opt_state", "health")
 
 # (pattern of a path, for each axis within one layer the axes of the mesh that cut it). The first rule whose pattern
 # matches and that has as many axes as the parameter decides. Vocabularies seldom divide, so tables are cut by width.
@@ -130,11 +132,7 @@ def _partition(sizes: Mapping[str, int], parameter: Parameter, table: Rules, use
             used.add(index)
             cuts = axes
             break
-    kept = parameter.names[0] in (
-        "step",
-        "opt_state",
-        "health",
-    )  # of any shape, such as a factor of a matrix of squares
+    kept = parameter.names[0] in KEPT
     if cuts is None:
         if not kept and shape and any(sizes[axis] > 1 for axis in CUTTING):
             raise ValueError(f"no rule says how {parameter.path} {list(parameter.shape)} is cut: give one for it")
@@ -146,10 +144,10 @@ def _partition(sizes: Mapping[str, int], parameter: Parameter, table: Rules, use
         if size % parts:
             if kept:
                 return PartitionSpec()
-            words = ", ".join(f"{name}={sizes[name]}" for name in cut)
+            described = describe({name: sizes[name] for name in cut})
             raise ValueError(
                 f"{parameter.path} {list(parameter.shape)}: {size} of axis {axis + parameter.stacked} cannot be shared "
-                f"among {parts} devices ({words}): choose sizes that divide it, or a rule that cuts another axis"
+                f"among {parts} devices ({described}): choose sizes that divide it, or a rule that cuts another axis"
             )
     layers = ((),) if parameter.stacked else ()
     return PartitionSpec(*(cut or None for cut in (*layers, *names)))
