@@ -67,11 +67,12 @@ def test_prepared_parameters_compute_the_same(kind):
     source = TOKENS if kind == "cross-attention" else None
     config = ModelConfig(31, 16, encoder=None if source is None else decoder, decoder=decoder)
     model, length = Transformer(config), TOKENS.shape[1]
-    params = model.init(jax.random.key(0), TOKENS, source=source)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), TOKENS, source=source)["params"]
     prepared = loop.prepare(model, params)
     blocks = [path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(prepared["decoder"]["blocks"][0])]
     assert blocks.count("turned") >= 4 and ("kernel" in blocks) == (kind == "experts")  # whose matrices stay
 
+    @jax.jit
     def logits(params):
         cache = caches.empty(config, len(TOKENS), length, None if source is None else length)
         variables = {"params": loop.joined(params)}
@@ -86,4 +87,5 @@ def test_parameters_cast_beforehand_give_the_same_logits(tied):
     cast = loop._cast("bfloat16", params)
     assert cast["decoder"]["blocks"]["mlp"]["up"]["kernel"].dtype == jnp.bfloat16
     assert cast["decoder"]["blocks"]["mlp_norm"]["scale"].dtype == jnp.float32
-    np.testing.assert_array_equal(model.apply({"params": cast}, TOKENS), model.apply({"params": params}, TOKENS))
+    logits = jax.jit(lambda params: model.apply({"params": params}, TOKENS))
+    np.testing.assert_array_equal(logits(cast), logits(params))

@@ -69,6 +69,7 @@ def test_a_program_may_ask_for_fewer_than_its_case(asked):
     assert (ours.seconds, slow.seconds) == ([1.0, 2.0, 3.0], [1.0])
 
 
+@pytest.mark.slow
 def test_what_a_program_notes_comes_back(tmp_path):
     arguments = {"tiny": True, "tokens": 4, "precision": "float32", "device": "cpu", "proposals": 2}
     program = Program("ours", "serving:our_draft", arguments, ("transformer.decoding",))
