@@ -29,7 +29,7 @@ DETECT = "TRANSFORMER_DISTRIBUTED"
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 MEET = 1800  # seconds that a process waits for the others at the start; 300 by default
-HEARTBEAT = 10  # seconds without a sign of life until a process counts as dead; 100 by default
+HEARTBEAT = 15  # seconds without a sign of life until a process counts as dead; 100 by default
 SHUTDOWN = 120  # seconds that a process which is done waits for the others; 300 by default
 ASKS = 2  # seconds between questions of those that wait for the first process
 
