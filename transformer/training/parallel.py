@@ -208,8 +208,8 @@ def place(mesh: Mesh, params: Any, rules: sharding.Rules = ()) -> Any:
 def fetch(tree: Any) -> Any:
     """Arrays as NumPy's, whole in every process, all of which have to call this."""
 
-    def whole(leaf: jax.Array) -> Any:
-        here = leaf.is_fully_addressable or leaf.is_fully_replicated
+    def whole(leaf: Any) -> Any:
+        here = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
         return leaf if here else multihost_utils.process_allgather(leaf, tiled=True)
 
     return jax.device_get(jax.tree.map(whole, tree))
