@@ -161,7 +161,7 @@ def test_a_draft_may_have_more_or_fewer_logits(vocab):
     assert out.accepted.sum() / out.proposed.sum() > (0.99 if vocab > VOCAB else 0.1)
 
 
-@pytest.mark.parametrize("temperature", [1e-12, 1e-46])
+@pytest.mark.parametrize("temperature", [1e-46, pytest.param(1e-12, marks=pytest.mark.slow)])
 def test_at_the_lowest_temperature_a_draw_is_greedy(temperature):
     options = {"length": LENGTH, "stop": UNUSED, "method": Temperature(temperature), "key": jax.random.key(0)}
     np.testing.assert_array_equal(generate(MODEL, PARAMS, PROMPTS, **options), free())

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
+from absl.testing import flagsaver
 
 from transformer import data, interop, models, text
 
@@ -201,11 +202,11 @@ def test_devices_of_a_mesh_have_the_rows_that_fit_one_each(evaluate, monkeypatch
     trained = types.SimpleNamespace(model=types.SimpleNamespace(config=types.SimpleNamespace(vocab=50_257)))
     monkeypatch.setattr(evaluate.jax, "device_count", lambda: 8)
     assert evaluate._rows(trained, 1024) == 1 and evaluate._rows(trained, 100) == 13
-    monkeypatch.setattr(flags.FLAGS, "mesh", "data=2,fsdp=2,tensor=2")
-    assert evaluate._rows(trained, 1024) == 4 and evaluate._rows(trained, 100) == 52
-    assert evaluate._rows(trained, 100, most=9) == 12
-    monkeypatch.setattr(flags.FLAGS, "batch_size", 6)
-    with pytest.raises(ValueError, match=r"--batch_size=6 rows cannot be shared among 4 .* the nearest above is 8"):
+    with flagsaver.flagsaver(mesh="data=2,fsdp=2,tensor=2"):
+        assert evaluate._rows(trained, 1024) == 4 and evaluate._rows(trained, 100) == 52
+        assert evaluate._rows(trained, 100, most=9) == 12
+    message = r"--batch_size=6 rows cannot be shared among 4 .* the nearest above is 8"
+    with flagsaver.flagsaver(mesh="data=2,fsdp=2,tensor=2", batch_size=6), pytest.raises(ValueError, match=message):
         evaluate._rows(trained, 1024)
 
 

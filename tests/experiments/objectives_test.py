@@ -104,6 +104,7 @@ def test_every_attention_of_packed_pairs_is_measured_as_they_train(runs, folder)
     assert all(row[f"{attention}/0/1/entropy"] > 0 for attention in attentions)
 
 
+@pytest.mark.slow
 def test_pmap_on_two_devices_learns_in_one_go_as_jit_on_one_in_two(scripts, runs, folder):
     (process,) = scripts([train(folder, "pairs", "pmap", "--parallel=pmap", "--config.prompts=()")], devices=2)
     assert process.returncode == 0, process.stderr

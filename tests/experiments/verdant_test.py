@@ -61,6 +61,7 @@ def test_a_batch_is_sentences_and_a_function_of_seed_and_step(verdant):
         np.testing.assert_array_equal(weights, np.arange(28) <= stop + 1)
 
 
+@pytest.mark.slow
 def test_the_script_trains_once_measures_and_leaves_a_run(scripts, tmp_path):
     plot, pictured = tmp_path / "plots" / "picture.svg", importlib.util.find_spec("matplotlib") is not None
 

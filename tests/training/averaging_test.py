@@ -1,5 +1,6 @@
 """Means of checkpoints against means of the arrays that were saved."""
 
+import gc
 import weakref
 
 import jax
@@ -87,6 +88,7 @@ def test_one_checkpoint_is_in_memory_at_a_time(tmp_path, monkeypatch):
     loaded = []
 
     def load(workdir, step):
+        gc.collect()
         assert not any(array() is not None for array in loaded), "an earlier one is still there"
         restored = load_params(workdir, step)
         loaded.extend(map(weakref.ref, jax.tree.leaves(restored.state)))
