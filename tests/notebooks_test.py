@@ -15,7 +15,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = ("attention_explained", "intervene", "mole", "quickstart", "scaling")
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 EXTRAS = ("ipykernel", "matplotlib", "nbclient", "nbformat")
-LONG = ("intervene", "mole")  # what they show has tests of its own
+LONG = ("attention_explained", "intervene", "mole")  # what they show has tests of its own
 LONGEST = 30  # lines of a cell of code
 FIGURES = 3  # at least, in every notebook
 

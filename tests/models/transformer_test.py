@@ -149,6 +149,7 @@ def prefilled(case):
     return {"source": case.source, "source_mask": np.ones_like(case.source, bool)} if case.crosses else {}
 
 
+@pytest.mark.slow  # the next one reads rows of different lengths in pieces
 def test_reading_in_pieces_with_a_cache_is_reading_at_once(decoding):
     cache = caches.empty(decoding.config, 3, 8, decoding.source.shape[1] if decoding.crosses else None)
     pieces, arguments = [], prefilled(decoding)

@@ -240,7 +240,10 @@ def router_sums(model, params, rows):
     return sums
 
 
-@pytest.mark.parametrize(("roles", "capacity"), [("decoder", None), ("decoder", 0.5), ("encoder and decoder", 0.7)])
+@pytest.mark.parametrize(
+    ("roles", "capacity"),
+    [("decoder", None), pytest.param("decoder", 0.5, marks=pytest.mark.slow), ("encoder and decoder", 0.7)],
+)
 def test_losses_of_routers_are_sums_over_rows_that_padding_does_not_enter(roles, capacity):
     model, params, rows = mixture(roles, capacity, balance=0.3, router_z=0.2)
     bare = mixture(roles, capacity, balance=0.0, router_z=0.0)[0]
