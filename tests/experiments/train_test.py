@@ -104,6 +104,7 @@ def test_a_directory_that_another_run_holds_is_refused(script, tiny, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
+@pytest.mark.slow
 def test_jit_and_pmap_train_alike_and_resume_each_other(scripts, tiny, tmp_path):
     same = [
         "--config.training.accumulation=1",

@@ -63,7 +63,7 @@ def test_looking_changes_no_logit_and_what_was_seen_on_the_host_can_be_put_back(
     assert taps["decoder/0/mixed"].dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("case", ["gpt2", "t5"])
+@pytest.mark.parametrize("case", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
 def test_a_loaded_model_is_swept_as_heads_are_cut_out_of_its_parameters(case, tmp_path):
     model, params, _ = interop.load(folders.write(tmp_path / case, case))
     tokens = jnp.asarray(cases.target())

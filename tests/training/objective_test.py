@@ -260,6 +260,7 @@ def test_losses_of_routers_are_sums_over_rows_that_padding_does_not_enter(roles,
     assert (mean[2] > 0) == (capacity is not None)
 
 
+@pytest.mark.slow
 def test_losses_of_routers_add_up_over_any_parts_of_a_batch_and_reach_the_router():
     model, params, rows = mixture(balance=0.3, router_z=0.2)
     loss_fn = compiled(jax.value_and_grad(prediction(model), has_aux=True))
