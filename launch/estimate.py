@@ -59,7 +59,9 @@ def estimate(experiment: Experiment, sizes: Mapping[str, int], state: float, chi
     flops = models.ledger(config).flops_per_token(experiment.data.length, causal=True)
     work = (flops.training + repeated(experiment)) * training.batch_size * experiment.data.length
     saved = sum(stack.depth * _saved(experiment, stack) for stack in stacks)
-    logits = _chunk(positions / sizes["tensor"], experiment, devices) * config.vocab * 4
+    own = math.ceil(positions / sizes["tensor"])
+    chunk = objective.chunk_size(own, own * devices, config.vocab, training.loss_chunk)
+    logits = min(own, chunk or own) * config.vocab * 4
 
     count = models.ledger(config).total
     part = count / sizes["tensor"] / sizes["expert"] * width  # of the parameters, that fsdp gathers
@@ -73,8 +75,8 @@ def estimate(experiment: Experiment, sizes: Mapping[str, int], state: float, chi
         "data": 2 * part / sizes["fsdp"] * _share(sizes["data"]),
         # Each half gathers the residual's positions and scatters what it adds.
         "tensor": 2 * blocks * residual * _share(sizes["tensor"]) * (BACKWARD + recompute) * training.accumulation,
-        "sequence": positions
-        * sizes["sequence"]
+        "sequence": rows
+        * experiment.data.length
         * keys
         / sizes["tensor"]
         * width
@@ -103,16 +105,6 @@ def repeated(experiment: Experiment) -> float:
     if config.remat == "full":
         return forward
     return forward - 2 * (book.tally.active - book.tally.subtotal("embedding").active)
-
-
-def _chunk(own: float, experiment: Experiment, devices: int) -> float:
-    """How many of its own positions a device forms logits of at one time, as `training.objective` does."""
-    training = experiment.training
-    if training.loss_chunk:
-        return min(own, max(1, training.loss_chunk / devices))
-    if own * experiment.model.vocab < objective.MANY_LOGITS:
-        return own
-    return min(own, max(objective.FEW_POSITIONS, own / 8))
 
 
 def _saved(experiment: Experiment, stack: Stack) -> float:

@@ -74,7 +74,7 @@ def prediction(
         )
         targets, weights = batch["targets"], batch["weights"]
         own = math.prod(sharding.local_shape(targets.shape, *PLACES))
-        size = max(1, chunk * own // targets.size) if chunk else _chunk(own, model.config.vocab)
+        size = chunk_size(own, targets.size, model.config.vocab, chunk)
         if size:
             kernel, bias = unembedding(model.config, params)
             softcap = model.config.readout.softcap
@@ -166,6 +166,8 @@ def _real(role: str, config: ModelConfig, batch: Mapping[str, jax.Array]) -> jax
     return batch.get(f"{front}mask")
 
 
-def _chunk(positions: int, vocabulary: int) -> int:
-    """So many positions at a time; 0 for all of them."""
-    return max(FEW_POSITIONS, -(-positions // 8)) if positions * vocabulary >= MANY_LOGITS else 0
+def chunk_size(own: int, whole: int, vocabulary: int, chunk: int = 0) -> int:
+    """How many of its `own` positions, of `whole`, a device forms logits of at one time; 0 for all of them."""
+    if chunk:
+        return max(1, chunk * own // whole)
+    return max(FEW_POSITIONS, -(-own // 8)) if own * vocabulary >= MANY_LOGITS else 0
