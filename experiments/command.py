@@ -18,6 +18,8 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from experiments import memory
+
 MISTAKES = (flags.Error, ValueError, ImportError, OSError)
 
 # Of the programs that JAX compiled: bytes that are kept, the least recently used ones going first, and the seconds that
@@ -42,8 +44,9 @@ def run(
     One of several processes under `jax.distributed` that an error ends does so at once: JAX's way out waits for the
     others, which wait for it. An error that says that another one is gone has exit code 69.
 
-    What JAX compiles is kept for the next start in `~/.cache/transformer-research` or below `XDG_CACHE_HOME`, unless
-    JAX's own variables say where (`JAX_COMPILATION_CACHE_DIR`) or that it is not (`JAX_ENABLE_COMPILATION_CACHE=0`).
+    Memory that is freed is kept for what comes next (`experiments.memory`). What JAX compiles is kept for the next
+    start in `~/.cache/transformer-research` or below `XDG_CACHE_HOME`, unless JAX's own variables say where
+    (`JAX_COMPILATION_CACHE_DIR`) or that it is not (`JAX_ENABLE_COMPILATION_CACHE=0`).
 
     Args:
       main: takes nothing, or the list of words where there may be some; returns the exit code, None for 0.
@@ -59,6 +62,7 @@ def run(
 def _call(main: Callable[[], int | None]) -> int | None:
     # A program that is told to end does so as after an error, and takes away what it has not finished.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    memory.keep()
     _keep_compiled()
     try:
         with _one_line(_TRACEBACK.value):

@@ -22,10 +22,7 @@ def prefill(settings: Settings) -> list[Case]:
 
 
 def decode(settings: Settings) -> list[Case]:
-    """Further tokens: a call for one more than `tokens`, less a call for one, so that no prompt is counted.
-
-    What a call does once, but only where there is more than one token, is counted: ours copies the blocks.
-    """
+    """Further tokens: a call for one more than `tokens`, less a call for one, so that no prompt is counted."""
     return _cases("decode", settings, prompt=16, tokens=settings.choose(32, 128, 2))
 
 
@@ -63,7 +60,7 @@ def _cases(
 def ours(
     tiny: bool, batch: int, prompt: int, tokens: int, precision: str, device: str, beams: int, difference: bool
 ) -> Callable[[], Any]:
-    """`decoding.generate` or `decoding.beam_search`."""
+    """`decoding.generate` or `decoding.beam_search`, with parameters prepared once, as a loaded model's are."""
     import jax
     import jax.numpy as jnp
 
@@ -71,6 +68,7 @@ def ours(
 
     model = models.Transformer(sizes.config("gpt2", tiny=tiny, dtype=precision, param_dtype=precision))
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = decoding.prepare(model, params)
     ids = jnp.asarray(_prompt(model.config.vocab, batch, prompt))
     options = {"capacity": prompt + tokens + 1}
 

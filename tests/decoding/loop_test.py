@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.decoding import Greedy, loop
+from transformer.decoding import Greedy, beam_search, generate, loop, prepare
 from transformer.models import Experts, Mlp
 from transformer.models.config import Attention, ModelConfig, Readout, Stack
 from transformer.models.transformer import Transformer
@@ -89,3 +89,30 @@ def test_parameters_cast_beforehand_give_the_same_logits(tied):
     assert cast["decoder"]["blocks"]["mlp_norm"]["scale"].dtype == jnp.float32
     logits = jax.jit(lambda params: model.apply({"params": params}, TOKENS))
     np.testing.assert_array_equal(logits(cast), logits(params))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_prepared_once_write_the_same(kind):
+    decoder = Stack(**{"depth": 2, "attention": Attention(heads=2), **KINDS[kind]})
+    crosses = kind == "cross-attention"
+    model = Transformer(ModelConfig(31, 16, encoder=decoder if crosses else None, decoder=decoder))
+    source = {"source": TOKENS} if crosses else {}
+    params = jax.jit(model.init)(jax.random.key(0), TOKENS, **source)["params"]
+    prepared = prepare(model, params)
+    jax.tree.map(np.testing.assert_array_equal, prepare(model, prepared), prepared)
+    for write in (generate, lambda *given, **more: beam_search(*given, beams=2, **more).tokens):
+        expected, found = (write(model, these, TOKENS, length=5, **source) for these in (params, prepared))
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_caches_layers_are_apart_where_layers_are_no_loop(monkeypatch):
+    prompt = loop.Prompt(TOKENS, np.array([6, 3], np.int32))
+    choice = loop.Choice(jax.random.key(0), np.zeros(0, np.int32), np.int32(0), np.zeros(0, np.int32))
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    for depth, kinds in ((24, tuple), (2, jax.Array)):
+        monkeypatch.setattr(loop, "UNROLLED_DEPTH", depth)
+        loop.begin.clear_cache()
+        model, params = build()
+        state = jax.eval_shape(lambda: loop.begin(model, Greedy(), params, prompt, choice, capacity=16))  # noqa: B023
+        assert isinstance(state.cache.key, tuple) == (kinds is tuple) and state.cache.capacity == 16
+    loop.begin.clear_cache()

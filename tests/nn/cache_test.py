@@ -27,10 +27,13 @@ def test_with_an_encoder_there_is_room_for_the_source():
     assert cache.cross_mask.shape == (2, 4) and cache.cross_mask.all()
 
 
-def test_writing_touches_a_layers_next_slots_alone():
+@pytest.mark.parametrize("apart", [False, True])
+def test_writing_touches_a_layers_next_slots_alone(apart):
     cache = caches.empty(DECODER, 2, 5).replace(length=jnp.array([1, 3]))
+    cache, layer = (cache.apart(), 2) if apart else (cache, jnp.asarray(2))
     key, value = (np.random.default_rng(seed).normal(size=(2, 2, 2, 6)).astype(np.float32) for seed in (0, 1))
-    out = cache.write(jnp.asarray(2), key, value)
+    out = cache.write(layer, key, value)
+    assert out.capacity == 5
     for index, new in enumerate((key, value)):
         array = np.stack([out.layer(layer)[index] for layer in range(3)])
         expected = np.zeros((3, 2, 5, 2, 6), np.float32)

@@ -46,3 +46,13 @@ def test_feed_forward_is_its_formula(gated, bias):
     apply = lambda name, x: x @ np.float64(params[name]["kernel"]) + np.float64(params[name].get("bias", 0))  # noqa: E731
     inner = REFERENCES["silu"](apply("gate", x)) * apply("up", x) if gated else REFERENCES["silu"](apply("up", x))
     np.testing.assert_allclose(module.apply({"params": params}, x, Tap()), apply("down", inner), rtol=1e-4, atol=1e-4)
+
+
+def test_the_slope_of_gelu_is_that_of_jax_everywhere():
+    x = jnp.linspace(-8, 8, 4001)
+    ours, theirs = (
+        jax.vmap(jax.grad(f))(x) for f in (ACTIVATIONS["gelu"], lambda x: jax.nn.gelu(x, approximate=False))
+    )
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    curve = jax.vmap(jax.grad(jax.grad(ACTIVATIONS["gelu"])))(x)
+    np.testing.assert_allclose(curve[1:-1], (ours[2:] - ours[:-2]) / (x[2:] - x[:-2]), atol=1e-3)

@@ -56,6 +56,26 @@ def test_products_and_gradients_are_those_of_float64(sizes, transposed):
         assert both(left, right, dtype)[0].dtype == (dtype or jnp.bfloat16)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 7, 32, 33])
+def test_few_rows_of_float32_are_multiplied_as_many_are(rows):
+    left, right = operands((), rows, 40, 24, True, jnp.float32)
+    slope = np.random.default_rng(1).normal(size=(rows, 24))
+    out, pull = jax.vjp(jax.jit(lambda *pair: matmul(*pair, transposed=True)), left, right)
+    exact = [np.asarray(x, np.float64) for x in (left, right)]
+    expected = exact[0] @ exact[1].T, slope @ exact[1], slope.T @ exact[0]
+    for got, wanted in zip((out, *pull(jnp.asarray(slope, jnp.float32))), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    batched = jax.vmap(lambda row: matmul(row, right, transposed=True))(left[None])
+    np.testing.assert_allclose(batched[0], expected[0], rtol=1e-5, atol=1e-5)
+
+
+def test_of_few_rows_the_matrix_is_the_left_operand():
+    left, right = operands((), 8, 40, 24, True, jnp.float32)
+    lowered = jax.jit(lambda *pair: matmul(*pair, transposed=True)).lower(left, right).compile().as_text()
+    products = re.findall(r"= f32\[(\d+),(\d+)\]\S* dot\(", lowered)
+    assert products == [("24", "8")] or jax.default_backend() != "cpu"
+
+
 def test_sums_are_not_rounded_on_the_way():
     left = jnp.ones((1, 4096), jnp.bfloat16)
     assert matmul(left, jnp.full((4096, 3), 1 / 256, jnp.bfloat16))[0, 0] == 16

@@ -3,6 +3,7 @@
 from transformer.decoding.beam import beam_search
 from transformer.decoding.generate import generate, stream
 from transformer.decoding.hypotheses import Hypotheses
+from transformer.decoding.loop import prepare
 from transformer.decoding.methods import Greedy, Method, MinP, Temperature, TopK, TopP
 from transformer.decoding.serve import Request, Response, serve
 from transformer.decoding.speculative import Speculated, speculate
@@ -20,6 +21,7 @@ __all__ = [
     "TopP",
     "beam_search",
     "generate",
+    "prepare",
     "serve",
     "speculate",
     "stream",

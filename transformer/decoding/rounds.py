@@ -78,7 +78,7 @@ def begin(models, method: Method, params, prompt: loop.Prompt, choice: loop.Choi
         proposed=nothing,
         accepted=nothing,
         cache=first.cache,
-        draft_cache=draft_cache,
+        draft_cache=loop.apart(models[1], draft_cache),
     )
 
 

@@ -71,9 +71,7 @@ def admit(
     model: Transformer, method: Method, params: dict, banned: jax.Array, admission: Admission, state: State, row: int
 ) -> State:
     """Read a prompt, choose its first token, and put all that is known of it where `row` was."""
-    logits, cache = loop.read(
-        loop.unrolled(model), loop.joined(params), admission.prompt, capacity=state.cache.capacity
-    )
+    logits, cache = loop.read(model, params, admission.prompt, capacity=state.cache.capacity)
     one = State(
         tokens=jnp.zeros((1, state.tokens.shape[1]), jnp.int32),
         count=jnp.zeros(1, jnp.int32),

@@ -24,9 +24,9 @@ class Cache:
 
     Attributes:
       key, value: `[L, B, G, S, K]` of self-attention, heads first, as products of matrices want them;
-        bfloat16 as its bits. Read them with `layer` and `source_layer`.
+        bfloat16 as its bits. Read them with `layer` and `source_layer`. In a cache that is `apart`, L arrays.
       length: `[B]` integers, tokens held by each row; the next token's position.
-      cross_key, cross_value: `[L, B, G, S', K]` of the source, or None without an encoder.
+      cross_key, cross_value: the same of the source, `[L, B, G, S', K]`, or None without an encoder.
       cross_mask: `[B, S']` booleans, the real source tokens, or None.
     """
 
@@ -40,7 +40,7 @@ class Cache:
     @property
     def capacity(self) -> int:
         """The number of slots in each row."""
-        return self.key.shape[3]
+        return jax.tree.leaves(self.key)[0].shape[-2]
 
     def layer(self, index: jax.Array | int) -> tuple[jax.Array, jax.Array]:
         """A layer's keys and values, `[B, S, G, K]` each."""
@@ -50,12 +50,20 @@ class Cache:
         """A layer's keys and values of the source, `[B, S', G, K]` each."""
         return _layer(self.cross_key, index), _layer(self.cross_value, index)
 
+    def apart(self) -> Cache:
+        """With an array for each layer, read without a copy where layers are no loop; `write` wants an integer then."""
+        names = [name for name in ("key", "value", "cross_key", "cross_value") if getattr(self, name) is not None]
+        return self.replace(**{name: tuple(getattr(self, name)) for name in names})
+
     def write(self, layer: jax.Array, key: jax.Array, value: jax.Array) -> Cache:
         """Put `[B, T, G, K]` keys and values into a layer at each row's next positions. `length` stays."""
         rows = jnp.arange(key.shape[0])[:, None]
         slots = self.length[:, None] + jnp.arange(key.shape[1])
 
-        def put(array: jax.Array, new: jax.Array) -> jax.Array:
+        def put(array: jax.Array | tuple, new: jax.Array) -> jax.Array | tuple:
+            if isinstance(array, tuple):
+                one = array[layer].at[rows, :, slots].set(_kept(new, array[layer].dtype), mode="drop")
+                return (*array[:layer], one, *array[layer + 1 :])
             return _laid_out(array.at[layer, rows, :, slots].set(_kept(new, array.dtype), mode="drop"))
 
         return self.replace(key=put(self.key, key), value=put(self.value, value))
