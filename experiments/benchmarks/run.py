@@ -4,9 +4,9 @@
 
 Method. Every program, ours and the peers', runs in a process of its own, so that memory and threads are its own; only
 one works at a time, and torch gets as many threads as JAX, one a core. On CPUs all of them keep the memory that they
-free (`experiments.memory`), as our scripts do; torch's steps gain from it too. Each is called until it is compiled and warm,
-then they take turns, `--repeats` timings each, another one first every time; quick programs are called several times
-in a timing. Every call is waited for. Medians count, and the ratio is the median of the fastest peer of the same
+free (`experiments.memory`), as our scripts do; torch's steps gain from it too. Each is called until it is compiled and
+warm, then they take turns, `--repeats` timings each, another one first every time; quick programs are called several
+times in a timing. Every call is waited for. Medians count, and the ratio is the median of the fastest peer of the same
 precision over ours: above 1 ours is faster. All get the same shapes, parameters' types, optimizer (AdamW, its numbers,
 its clipping) and policy: "bfloat16" multiplies in bfloat16 and trains parameters kept in float32; decoding keeps them
 in bfloat16. No program has dropout.

@@ -91,7 +91,7 @@ def test_parameters_cast_beforehand_give_the_same_logits(tied):
     np.testing.assert_array_equal(logits(cast), logits(params))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["plain", pytest.param("experts", marks=pytest.mark.slow), "cross-attention"])
 def test_parameters_prepared_once_write_the_same(kind):
     decoder = Stack(**{"depth": 2, "attention": Attention(heads=2), **KINDS[kind]})
     crosses = kind == "cross-attention"

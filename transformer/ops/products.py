@@ -36,7 +36,8 @@ def matmul(left: jax.Array, right: jax.Array, dtype: jnp.dtype | None = None, *,
     if left.dtype != jnp.bfloat16 or right.dtype != jnp.bfloat16:
         plain = partial(_plain, transposed=transposed, dtype=dtype)
         few = left.ndim == 2 and len(left) in FROM_THE_LEFT and left.dtype == right.dtype == jnp.float32
-        if not (few and transposed) or mesh_sizes():
+        # Rows may be on several devices though no mesh is set: what is fixed in memory would be gathered.
+        if not (few and transposed) or jax.device_count() > 1:
             return plain(left, right)
         return jax.lax.platform_dependent(left, right, cpu=_from_the_left, default=plain)
     return _matmul(jnp.dtype(dtype or left.dtype), transposed, left, right)
