@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from transformer.models.config import Init, ModelConfig, Stack
-from transformer.nn import projection
-from transformer.nn.projection import Projection, project, standard_deviation, together
+from transformer.nn.projection import Projection, project, standard_deviation
 
 
 def config(**fields):
@@ -56,28 +55,3 @@ def test_dtypes_of_activations_and_parameters(dtype, param_dtype):
     out, params = projection.init_with_output(jax.random.key(0), jnp.ones((2, 4)))
     assert out.dtype == jnp.dtype(dtype)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(param_dtype)}
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_projections_together_are_projections_one_by_one(monkeypatch, bias):
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 8)), jnp.float32)
-    parts = [Projection(config(), (8,), outputs, bias) for outputs in ((4, 6), (2, 6), (2, 6))]
-    params = [part.init(jax.random.key(seed), x)["params"] for seed, part in enumerate(parts)]
-    params = jax.tree.map(lambda leaf: leaf + 0.5, params)
-
-    def loss(params, x):
-        bound = [part.bind({"params": own}) for part, own in zip(parts, params, strict=True)]
-        out = together(x, *bound)
-        return sum(jnp.sum(jnp.sin((1 + place) * part)) for place, part in enumerate(out)), out
-
-    found = {}
-    for least in (10, 11):  # rows from which they are one product
-        monkeypatch.setattr(projection, "TOGETHER", least)
-        found[least] = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
-    assert [part.shape for part in found[10][0][1]] == [(2, 5, 4, 6), (2, 5, 2, 6), (2, 5, 2, 6)]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found[10], found[11])
-    text = {}
-    for least in (10, 11):
-        monkeypatch.setattr(projection, "TOGETHER", least)
-        text[least] = str(jax.make_jaxpr(lambda params, x: loss(params, x)[1])(params, x)).count("dot_general")
-    assert text == {10: 1, 11: 3}

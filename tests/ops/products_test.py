@@ -67,6 +67,7 @@ def test_few_rows_of_float32_are_multiplied_as_many_are(rows):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
     batched = jax.vmap(lambda row: matmul(row, right, transposed=True))(left[None])
     np.testing.assert_allclose(batched[0], expected[0], rtol=1e-5, atol=1e-5)
+    assert matmul(left, right, jnp.bfloat16, transposed=True).dtype == jnp.bfloat16
 
 
 def test_of_few_rows_the_matrix_is_the_left_operand():

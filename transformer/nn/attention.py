@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from transformer.nn.cache import Cache
 from transformer.nn.norms import Normalize
-from transformer.nn.projection import Projection, together
+from transformer.nn.projection import Projection
 from transformer.nn.tap import Tap
 from transformer.ops import attention as ops
 from transformer.ops.masks import Mask
@@ -61,12 +61,11 @@ class MultiHeadAttention(nn.Module):
         self, x: jax.Array, view: View, tap: Tap, cache: Cache | None, layer: jax.Array, train: bool
     ) -> tuple[jax.Array, Cache | None]:
         """Self-attention, `[B, T, D] -> [B, T, D]`; with a cache, also over what it holds."""
-        query, key, value = together(x, self.query, self.key, self.value)
-        key, value = self._keys_and_values(key, value, view, tap)
+        key, value = self._keys_and_values(x, view, tap)
         if cache is not None:
             cache = cache.write(layer, key, value)
             key, value = cache.layer(layer)
-        return self._attend(query, key, value, view, tap, train, cache is not None), cache
+        return self._attend(x, key, value, view, tap, train, cache is not None), cache
 
     def cross(
         self,
@@ -80,28 +79,28 @@ class MultiHeadAttention(nn.Module):
     ) -> tuple[jax.Array, Cache | None]:
         """Cross-attention to a memory `[B, S, D]`, or, where memory is None, to what the cache kept of it."""
         if memory is not None:
-            key, value = self._keys_and_values(*together(memory, self.key, self.value), View(), tap)
+            key, value = self._keys_and_values(memory, View(), tap)
             if cache is not None:
                 cache = cache.write_source(layer, key, value)
         else:
             key, value = cache.source_layer(layer)
-        return self._attend(self.query(x), key, value, view, tap, train, cache is not None), cache
+        return self._attend(x, key, value, view, tap, train, cache is not None), cache
 
-    def _keys_and_values(
-        self, key: jax.Array, value: jax.Array, view: View, tap: Tap
-    ) -> tuple[jax.Array, jax.Array]:  # [B, S, G, K] each
+    def _keys_and_values(self, x: jax.Array, view: View, tap: Tap) -> tuple[jax.Array, jax.Array]:
+        key = self.key(x)  # [B, S, G, K]
         if self.stack.attention.query_key_norm:
             key = self.key_norm(key)
         if view.rotate is not None:
             key = view.rotate(key)
         # Every query sees all keys: where positions are shared, each device gathers the others' (context parallelism).
-        key, value = (constrain(array, "rows", None, "heads", None) for array in (key, value))
+        key, value = (constrain(array, "rows", None, "heads", None) for array in (key, self.value(x)))
         return tap("key", key), tap("value", value)
 
     def _attend(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, view: View, tap: Tap, train: bool, cached: bool
-    ) -> jax.Array:  # from [B, T, H, K] and [B, S, G, K] twice to [B, T, D]
+        self, x: jax.Array, key: jax.Array, value: jax.Array, view: View, tap: Tap, train: bool, cached: bool
+    ) -> jax.Array:
         attention = self.stack.attention
+        query = self.query(x)  # [B, T, H, K]
         if attention.query_key_norm:
             query = self.query_norm(query)
         if view.rotate is not None:
@@ -120,7 +119,7 @@ class MultiHeadAttention(nn.Module):
             dropout_key=self.make_rng("dropout") if drops else None,
             observe=tap if tap.wants("scores") or tap.wants("pattern") else None,
             # What was chosen is for whole sequences; few kernels take a step with a cache, or the token of an `init`.
-            implementation="auto" if cached or query.shape[1] == 1 else self.config.attention_implementation,
+            implementation="auto" if cached or x.shape[1] == 1 else self.config.attention_implementation,
         )
         return tap("output", self._output(tap("mixed", mixed), tap))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,6 @@ from transformer.ops.sharding import mesh_sizes
 
 if TYPE_CHECKING:
     from transformer.models.config import Init, ModelConfig
-
-TOGETHER = 256  # rows, from which a product of several matrices is worth the copy that joins them
 
 
 def standard_deviation(init: Init, inputs: int, outputs: int) -> float:
@@ -84,27 +81,3 @@ class Projection(nn.Module):
         bias = None if self.bias is None else self.bias.astype(dtype)
         kernel, turned = (self.kernel, False) if self.turned is None else (self.turned, True)
         return project(x.astype(dtype), kernel.astype(dtype), bias, inputs=len(self.inputs), transposed=turned)
-
-    def flat(self, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
-        """`[*inputs, O]` and `[O]`, or None."""
-        kernel, bias = self.kernel.reshape(*self.inputs, -1), self.bias
-        return kernel.astype(dtype), None if bias is None else bias.reshape(-1).astype(dtype)
-
-
-def together(x: jax.Array, *projections: Projection) -> list[jax.Array]:
-    """What projections that all have a bias, or none, make of x; of many rows, and on no mesh, in one product.
-
-    Queries, keys and values of 3,072 rows of 384 take two cores without AVX-512 70 ms so, gradients included, and 91 ms
-    one by one.
-    """
-    first = projections[0]
-    rows = math.prod(x.shape[: x.ndim - len(first.inputs)])
-    if rows < TOGETHER or mesh_sizes() or any(each.turned is not None for each in projections):
-        return [each(x) for each in projections]
-    dtype = jnp.dtype(first.config.dtype)
-    kernels, biases = zip(*(each.flat(dtype) for each in projections), strict=True)
-    bias = jnp.concatenate(biases) if first.use_bias else None
-    out = project(x.astype(dtype), jnp.concatenate(kernels, axis=-1), bias, inputs=len(first.inputs))
-    ends = itertools.accumulate(math.prod(each.outputs) for each in projections)
-    parts = jnp.split(out, list(ends)[:-1], axis=-1)
-    return [part.reshape(*part.shape[:-1], *each.outputs) for part, each in zip(parts, projections, strict=True)]

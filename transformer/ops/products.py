@@ -39,7 +39,7 @@ def matmul(left: jax.Array, right: jax.Array, dtype: jnp.dtype | None = None, *,
         # Rows may be on several devices though no mesh is set: what is fixed in memory would be gathered.
         if not (few and transposed) or jax.device_count() > 1:
             return plain(left, right)
-        return jax.lax.platform_dependent(left, right, cpu=_from_the_left, default=plain)
+        return jax.lax.platform_dependent(left, right, cpu=partial(_from_the_left, dtype=dtype), default=plain)
     return _matmul(jnp.dtype(dtype or left.dtype), transposed, left, right)
 
 
@@ -80,10 +80,10 @@ def _product(dtype: jnp.dtype, left: jax.Array, right: jax.Array, transposed: bo
     return plain(left, right) if mesh_sizes() else jax.lax.platform_dependent(left, right, cpu=native, default=plain)
 
 
-def _from_the_left(rows: jax.Array, matrix: jax.Array) -> jax.Array:
+def _from_the_left(rows: jax.Array, matrix: jax.Array, dtype: jnp.dtype | None) -> jax.Array:
     """`[M, K] x [N, K] -> [M, N]`."""
     # Fixed in memory, as XLA would undo the turn of a product.
-    return _row_major(_plain(matrix, rows, transposed=True, dtype=None)).T
+    return _row_major(_plain(matrix, rows, transposed=True, dtype=dtype)).T
 
 
 def _plain(left: jax.Array, right: jax.Array, transposed: bool, dtype: jnp.dtype | None) -> jax.Array:
