@@ -111,6 +111,7 @@ def _jax(mixed: Callable, length: int, gradient: bool, precision: str, device: s
 
 
 def _too_long(length: int) -> bool:
-    """Whether three arrays of scores in float32 are more than half of the machine's memory."""
+    """Whether three arrays of scores in float32 for each of three programs, which keep their memory while they take
+    turns, are more than half of the machine's."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 3 * 4 * HEADS * length**2 > memory / 2
+    return 3 * 3 * 4 * HEADS * length**2 > memory / 2

@@ -1,6 +1,6 @@
 """How fast this repository is beside its peers and beside what the machine can do, in one table.
 
-    python -m experiments.benchmarks.run [--only=train-char,decode] [--repeats=7] [--device=gpu] [--results=FILE.json]
+    python -m experiments.benchmarks.run [--only=train-char,decode] [--match="batch 8"] [--device=gpu] [--results=FILE]
 
 Method. Every program, ours and the peers', runs in a process of its own, so that memory and threads are its own; only
 one works at a time, and torch gets as many threads as JAX, one a core. On CPUs all of them keep the memory that they
@@ -75,6 +75,7 @@ WORKLOADS: dict[str, Callable[[Settings], list[Case]]] = {
 
 _DEVICE = flags.DEFINE_enum("device", "cpu", ("cpu", "gpu"), "Where everything runs.")
 _ONLY = flags.DEFINE_list("only", None, "Workloads, with commas between; default: all.")
+_MATCH = flags.DEFINE_string("match", "", "Only cases whose name has this in it, such as 'gradient, 8,192'.")
 _PRECISIONS = flags.DEFINE_list("precisions", None, "Classes; default: float32,bfloat16, on GPUs bfloat16.")
 _LIST = flags.DEFINE_boolean("list", False, "Print the names of the workloads, and end.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Timings of each program, of which the median counts.", lower_bound=1)
@@ -88,13 +89,13 @@ def main() -> int:
         for name, function in WORKLOADS.items():
             print(f"{name:12} {function.__doc__.splitlines()[0]}")
         return 0
-    names, settings = _chosen(_ONLY.value), _settings()
+    settings = _settings()
+    chosen = _cases(_names(_ONLY.value), _MATCH.value, settings)
     _check_results(_RESULTS.value)
     _prepare_environment(settings)
     measured = [_run(case, settings) for case in ceilings.cases(settings)]
     limits = ceilings.best(measured)
-    for name in names:
-        measured += [_run(case, settings) for case in WORKLOADS[name](settings)]
+    measured += [_run(case, settings) for case in chosen]
     rows = [row for case, results in measured for row in report.rows(case, results, limits)]
     absent = list(dict.fromkeys(line for case, results in measured for line in report.left_out(case, results)))
     about = _about(settings, limits)
@@ -106,7 +107,15 @@ def main() -> int:
     return int(any(result.program.ours and "failed" in result.failure for _, results in measured for result in results))
 
 
-def _chosen(wanted: list[str] | None) -> list[str]:
+def _cases(names: list[str], part: str, settings: Settings) -> list[Case]:
+    cases = [case for name in names for case in WORKLOADS[name](settings)]
+    if not (chosen := [case for case in cases if part in case.name]):
+        known = ", ".join(repr(name) for name in dict.fromkeys(case.name for case in cases))
+        raise ValueError(f"--match={part!r} is in the name of no case: of these workloads there are {known}")
+    return chosen
+
+
+def _names(wanted: list[str] | None) -> list[str]:
     names = list(dict.fromkeys(wanted or WORKLOADS))
     for name in names:
         if name not in WORKLOADS:

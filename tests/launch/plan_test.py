@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 
@@ -53,17 +52,19 @@ print(json.dumps({
 """
 
 
-def run(command, tiny, *arguments):
-    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu", "PJRT_NPROC": "16"}
-    environment = {**os.environ, **quick}
+@pytest.fixture
+def run(environment):
     root = str(machines.__file__).rsplit("/launch/", 1)[0]
-    return subprocess.run(
-        [sys.executable, *command, *arguments], cwd=root, env=environment, capture_output=True, text=True, timeout=300
-    )
+
+    def run(*command):
+        options = {"cwd": root, "env": environment(None), "capture_output": True, "text": True, "timeout": 300}
+        return subprocess.run([sys.executable, *command], **options)
+
+    return run
 
 
-def test_a_plan_is_what_the_run_then_holds(tiny):
-    done = run(["-c", CHECK], tiny, str(tiny / "recipe.py"), "data=2,fsdp=2")
+def test_a_plan_is_what_the_run_then_holds(tiny, run):
+    done = run("-c", CHECK, str(tiny / "recipe.py"), "data=2,fsdp=2")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["planned"] == found["held"] and found["finite"]
@@ -73,9 +74,9 @@ def test_a_plan_is_what_the_run_then_holds(tiny):
 
 
 @pytest.mark.slow
-def test_what_is_printed(tiny):
+def test_what_is_printed(tiny, run):
     arguments = (f"--config={tiny / 'recipe.py'}", "--topology=h100:4", "--search", "--config.training.accumulation=1")
-    done = run(["-m", "launch.plan"], tiny, *arguments)
+    done = run("-m", "launch.plan", *arguments)
     assert done.returncode == 0, done.stderr
     for words in (
         "h100:4, mesh ",
@@ -92,9 +93,9 @@ def test_what_is_printed(tiny):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra tpu)")
-def test_gpt3_on_a_pod(tiny):
+def test_gpt3_on_a_pod(run):
     arguments = ("--topology=v5p:8x8x16", "--mesh=fsdp=128,tensor=8")
-    done = run(["-m", "launch.plan"], tiny, "--config=experiments/configs/gpt3_175b.py", *arguments)
+    done = run("-m", "launch.plan", "--config=experiments/configs/gpt3_175b.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert "it fits" in done.stdout and "reduce-scatter" in done.stdout
 

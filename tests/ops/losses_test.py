@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -298,11 +296,8 @@ def program():
             assert not any(moved in text for moved in ("all-gather", "all-to-all", "collective-permute"))
 
 
-def test_positions_sharded_over_four_devices_stay_there():
-    root = str(Path(losses.__file__).parents[2])
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PJRT_NPROC": "16", "JAX_PLATFORMS": "cpu"}
-    environment = os.environ | devices | {"PYTHONPATH": root}
-    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
+def test_positions_sharded_over_four_devices_stay_there(environment):
+    done = subprocess.run([sys.executable, __file__], env=environment(4), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,9 +1,7 @@
 """Activations on meshes; those of several devices are tested where this file runs itself with two."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -50,10 +48,8 @@ def a_mesh_whose_axes_have_other_names_leaves_arrays_as_they_are():
         assert sharding.mesh_sizes() == {}
 
 
-def test_on_two_devices():
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PJRT_NPROC": "16", "JAX_PLATFORMS": "cpu"}
-    environment = os.environ | devices | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
+def test_on_two_devices(environment):
+    done = subprocess.run([sys.executable, __file__], env=environment(2), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
 
 

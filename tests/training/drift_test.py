@@ -1,11 +1,9 @@
 """Copies need several devices, so this file also runs itself as a program that has four."""
 
 import json
-import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -63,11 +61,8 @@ def main():
 
 
 @pytest.fixture(scope="module")
-def found():
-    root = Path(__file__).parents[2]
-    variables = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PJRT_NPROC": "16", "JAX_PLATFORMS": "cpu"}
-    options = {"capture_output": True, "text": True, "timeout": 120, "cwd": root}
-    options["env"] = os.environ | variables | {"PYTHONPATH": str(root)}
+def found(environment):
+    options = {"capture_output": True, "text": True, "timeout": 120, "env": environment(4)}
     process = subprocess.run([sys.executable, __file__], **options)
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout)

@@ -2,10 +2,8 @@
 
 import functools
 import itertools
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -141,20 +139,22 @@ def program(everything):
     generate_and_inspect("fsdp=2,sequence=2,tensor=2")
 
 
-def run(*arguments):
-    root = str(Path(parallel.__file__).parents[2])
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PJRT_NPROC": "16", "JAX_PLATFORMS": "cpu"}
-    environment = os.environ | devices | {"PYTHONPATH": root}
-    return subprocess.run([sys.executable, __file__, *arguments], env=environment, capture_output=True, text=True)
+@pytest.fixture
+def run(environment):
+    def run(*arguments):
+        command = [sys.executable, __file__, *arguments]
+        return subprocess.run(command, env=environment(8), capture_output=True, text=True)
+
+    return run
 
 
-def test_meshes_give_the_numbers_of_one_device():
+def test_meshes_give_the_numbers_of_one_device(run):
     done = run()
     assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.mark.slow
-def test_all_meshes_give_the_numbers_of_one_device():
+def test_all_meshes_give_the_numbers_of_one_device(run):
     done = run("all")
     assert done.returncode == 0, done.stderr[-4000:]
 

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import subprocess
 import sys
 import types
@@ -114,11 +113,9 @@ def program(workdir):
             parallel.build(kind, lambda: 0, lambda: 0).place_batch({"x": np.zeros((6, 2))})
 
 
-def test_jit_and_pmap_on_four_devices_equal_one_device(tmp_path):
-    root = str(Path(parallel.__file__).parents[2])
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PJRT_NPROC": "16", "JAX_PLATFORMS": "cpu"}
+def test_jit_and_pmap_on_four_devices_equal_one_device(tmp_path, environment):
     command = [sys.executable, __file__, str(tmp_path)]
-    done = subprocess.run(command, env=os.environ | devices | {"PYTHONPATH": root}, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment(4), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,6 +1,5 @@
 """Arrays that lie on several devices, and on those of several processes, so this file also runs itself as programs."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,9 +55,8 @@ def main(workdir):
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_each_process_writes_and_reads_its_own_part(tmp_path, processes):
-    variables = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "PJRT_NPROC": "16"}
-    variables["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={4 // processes}"
+def test_each_process_writes_and_reads_its_own_part(tmp_path, processes, environment):
+    variables = environment(4 // processes)
     started = []
     if processes > 1:
         variables |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port()}", "JAX_NUM_PROCESSES": str(processes)}

@@ -41,6 +41,7 @@ def mistakes(scripts, tmp_path_factory):
     """What each of these ends with."""
     lines = {
         "typo": ["--only=train-cahr"],
+        "match": ["--only=loss,decode", "--match=batch 7"],
         "precision": ["--only=loss", "--precisions=float8"],
         "output": ["--only=loss", "--results=/absent/folder/x.json"],
         "folder": ["--only=loss", f"--results={tmp_path_factory.mktemp('folder')}"],
@@ -54,6 +55,7 @@ def mistakes(scripts, tmp_path_factory):
     ("mistake", "words"),
     [
         ("typo", ("--only='train-cahr'", "train-char")),
+        ("match", ("--match='batch 7'", "'loss', 'decode, batch 1'")),
         ("precision", ("float8", "float32, bfloat16")),
         ("output", ("--results='/absent/folder/x.json'",)),
         ("folder", ("--results=", "is a folder: name a file")),
@@ -65,6 +67,11 @@ def test_a_mistake_is_one_line(mistakes, mistake, words):
     assert process.returncode == 2 and not process.stdout
     assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1
     assert all(word in process.stderr for word in words), process.stderr
+
+
+def test_cases_are_chosen_by_a_part_of_their_name():
+    cases = run._cases(["decode", "prefill"], "batch 8", Settings("cpu", tiny=False, precisions=("float32",)))
+    assert [case.name for case in cases] == ["decode, batch 8", "prefill, batch 8"]
 
 
 def test_every_workload_is_listed(mistakes):
