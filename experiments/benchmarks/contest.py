@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 PRECISIONS = ("float32", "bfloat16")
 TORCH = ("torch", "experiments.benchmarks.torch_gpt")
 HUGGING_FACE = ("torch", "transformers", "experiments.benchmarks.hugging_face")
+SCARCE = 0.1  # the share of memory below which files that programs are read from are dropped and read again
 LEAST = 0.2  # seconds that one timing lasts at least, by calling a quick program several times
 
 
@@ -170,6 +172,8 @@ def run(case: Case, settings: Settings, repeats: int, say: Callable[[str], None]
                 with _noting(result):
                     running.append((result, Worker(result.program, case, settings, folder)))
                     stack.callback(running[-1][1].end)
+        if (left := memory_left()) < SCARCE:
+            say(f"{case.name}, {case.precision}: {left:.0%} of memory is left, so times are too long: see --programs")
         for repeat in range(min(repeats, case.repeats or repeats)):
             first = repeat % max(1, len(running))
             for result, worker in running[first:] + running[:first]:
@@ -181,6 +185,13 @@ def run(case: Case, settings: Settings, repeats: int, say: Callable[[str], None]
                 with _noting(result):
                     result.memory, result.noted = worker.memory(), worker.noted()
     return results
+
+
+def memory_left() -> float:
+    """The share of the machine's memory that programs could still get; 1 where it is not told."""
+    told = pathlib.Path("/proc/meminfo")
+    sizes = dict(line.split()[:2] for line in told.read_text().splitlines()) if told.exists() else {}
+    return int(sizes["MemAvailable:"]) / int(sizes["MemTotal:"]) if "MemAvailable:" in sizes else 1.0
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ Ceilings are measured first, so nothing else should run on the machine: the fast
 precision, and reading memory, in JAX and in torch. A share of the first counts the operations of the formula in
 `models.ledger`, causal, not those that a program repeats or wastes; decoding's share of the second counts each matrix
 read once a token. Memory is the most that a process had resident, less what its libraries take before they are given
-anything to do, so compiling is in it; on GPUs it is what the library took there.
+anything to do, so compiling is in it; on GPUs it is what the library took there. All programs of a case are in memory
+at once: where less than a tenth of it is left, a line says so, and `--programs` chooses fewer.
 
 Peers are the extra `oracle`'s: PyTorch, in the compact GPT of `torch_gpt.py`, as it is and through `torch.compile`,
 and `transformers`; beside them functions of Flax, JAX and NumPy. What is missing or fails is named and left out.
@@ -23,12 +24,14 @@ and `transformers`; beside them functions of Flax, JAX and NumPy. What is missin
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -76,6 +79,9 @@ WORKLOADS: dict[str, Callable[[Settings], list[Case]]] = {
 _DEVICE = flags.DEFINE_enum("device", "cpu", ("cpu", "gpu"), "Where everything runs.")
 _ONLY = flags.DEFINE_list("only", None, "Workloads, with commas between; default: all.")
 _MATCH = flags.DEFINE_string("match", "", "Only cases whose name has this in it, such as 'gradient, 8,192'.")
+_PROGRAMS = flags.DEFINE_string(
+    "programs", "", "Only programs whose whole name fits this regular expression, such as 'ours, unrolled|torch.*'."
+)
 _PRECISIONS = flags.DEFINE_list("precisions", None, "Classes; default: float32,bfloat16, on GPUs bfloat16.")
 _LIST = flags.DEFINE_boolean("list", False, "Print the names of the workloads, and end.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Timings of each program, of which the median counts.", lower_bound=1)
@@ -90,7 +96,7 @@ def main() -> int:
             print(f"{name:12} {function.__doc__.splitlines()[0]}")
         return 0
     settings = _settings()
-    chosen = _cases(_names(_ONLY.value), _MATCH.value, settings)
+    chosen = _cases(_names(_ONLY.value), _MATCH.value, _PROGRAMS.value, settings)
     _check_results(_RESULTS.value)
     _prepare_environment(settings)
     measured = [_run(case, settings) for case in ceilings.cases(settings)]
@@ -107,12 +113,23 @@ def main() -> int:
     return int(any(result.program.ours and "failed" in result.failure for _, results in measured for result in results))
 
 
-def _cases(names: list[str], part: str, settings: Settings) -> list[Case]:
+def _cases(names: list[str], part: str, programs: str, settings: Settings) -> list[Case]:
+    """What is to be measured, of the cases and programs of these workloads."""
     cases = [case for name in names for case in WORKLOADS[name](settings)]
     if not (chosen := [case for case in cases if part in case.name]):
         known = ", ".join(repr(name) for name in dict.fromkeys(case.name for case in cases))
         raise ValueError(f"--match={part!r} is in the name of no case: of these workloads there are {known}")
-    return chosen
+    if not programs:
+        return chosen
+    try:
+        fits = re.compile(programs).fullmatch
+    except re.error as error:
+        raise ValueError(f"--programs={programs!r} is no regular expression: {error}") from None
+    taken = [dataclasses.replace(case, programs=[p for p in case.programs if fits(p.name)]) for case in chosen]
+    if not (taken := [case for case in taken if case.programs]):
+        known = ", ".join(repr(name) for name in dict.fromkeys(p.name for case in chosen for p in case.programs))
+        raise ValueError(f"--programs={programs!r} fits the name of no program: of these cases there are {known}")
+    return taken
 
 
 def _names(wanted: list[str] | None) -> list[str]:

@@ -58,6 +58,14 @@ def test_what_cannot_start_or_dies_is_left_out_and_the_others_go_on(asked):
     assert dies.failure == "failed: its process ended" and asked.count("dies") == 2
 
 
+def test_it_is_said_where_too_little_memory_is_left(asked, monkeypatch):
+    assert 0 < contest.memory_left() <= 1
+    said = []
+    monkeypatch.setattr(contest, "memory_left", lambda: 0.04)
+    contest.run(case("ours"), Settings(), repeats=1, say=said.append)
+    assert said[-1] == "work, float32: 4% of memory is left, so times are too long: see --programs"
+
+
 def test_a_case_may_ask_for_fewer_timings_than_the_command_line(asked):
     (result,) = contest.run(case("ours", repeats=2), Settings(), repeats=5)
     assert result.seconds == [1.0, 2.0]

@@ -42,6 +42,8 @@ def mistakes(scripts, tmp_path_factory):
     lines = {
         "typo": ["--only=train-cahr"],
         "match": ["--only=loss,decode", "--match=batch 7"],
+        "program": ["--only=loss", "--programs=tarch"],
+        "expression": ["--only=loss", "--programs=("],
         "precision": ["--only=loss", "--precisions=float8"],
         "output": ["--only=loss", "--results=/absent/folder/x.json"],
         "folder": ["--only=loss", f"--results={tmp_path_factory.mktemp('folder')}"],
@@ -56,6 +58,8 @@ def mistakes(scripts, tmp_path_factory):
     [
         ("typo", ("--only='train-cahr'", "train-char")),
         ("match", ("--match='batch 7'", "'loss', 'decode, batch 1'")),
+        ("program", ("--programs='tarch'", "'ours', 'ours, chunked', 'torch'")),
+        ("expression", ("--programs='('", "unterminated")),
         ("precision", ("float8", "float32, bfloat16")),
         ("output", ("--results='/absent/folder/x.json'",)),
         ("folder", ("--results=", "is a folder: name a file")),
@@ -69,9 +73,11 @@ def test_a_mistake_is_one_line(mistakes, mistake, words):
     assert all(word in process.stderr for word in words), process.stderr
 
 
-def test_cases_are_chosen_by_a_part_of_their_name():
-    cases = run._cases(["decode", "prefill"], "batch 8", Settings("cpu", tiny=False, precisions=("float32",)))
+def test_cases_and_programs_are_chosen_by_name():
+    settings = Settings("cpu", tiny=False, precisions=("float32",))
+    cases = run._cases(["decode", "prefill"], "batch 8", "ours.*", settings)
     assert [case.name for case in cases] == ["decode, batch 8", "prefill, batch 8"]
+    assert [program.name for case in cases for program in case.programs] == ["ours", "ours"]
 
 
 def test_every_workload_is_listed(mistakes):
