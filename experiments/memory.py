@@ -2,7 +2,9 @@
 
 XLA for CPUs asks the C library for the room of a program's intermediate results at every call, and frees it after it.
 By default glibc returns so much to the system, which then has to clear it for every call, page by page: 0.7 s of two
-cores' time in each step of 2.8 s of the character model of `experiments.benchmarks`, 1.15 times what it takes so.
+cores' time in each step of 2.8 s of the character model of `experiments.benchmarks`, 1.15 times what it takes so; GPT-2
+takes 6.1 instead of 5.4 s. The price is room: a heap that gives nothing back has gaps, and GPT-2's training holds up
+to 8.2 GB where it held 4.4. `MALLOC_ARENA_MAX=8`, or any such variable, leaves glibc as it is.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ import importlib.util
 import os
 import sys
 
-# glibc's malloc.h: memory at the end of the heap that is freed stays up to so many bytes; blocks, however large, come
-# from the heap; and threads share one, since the other heaps have no room for large blocks.
-OPTIONS = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_MMAP_MAX": (-4, 0), "M_ARENA_MAX": (-8, 1)}
+# glibc's malloc.h: what is freed at the end of the heap stays, however much; blocks, however large, come from the heap;
+# and threads share one, since the other heaps have no room for large blocks.
+OPTIONS = {"M_TRIM_THRESHOLD": (-1, -1), "M_MMAP_MAX": (-4, 0), "M_ARENA_MAX": (-8, 1)}
 
 
 def keep() -> bool:

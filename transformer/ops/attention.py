@@ -9,6 +9,7 @@ G = H is multi-head attention, G = 1 multi-query (arXiv:1911.02150), anything be
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from functools import partial
 
@@ -25,6 +26,8 @@ Observe = Callable[[str, jax.Array], jax.Array]
 # explicit: the formulas of this file, scores in memory; chunked: scores a block at a time; the others: kernels.
 IMPLEMENTATIONS = ("auto", "explicit", "chunked", "cudnn", "splash")
 CHUNKED_FROM = 1024 * 1024  # scores of a head
+PARTED_FROM = 1024 * 1024  # scores of all rows and heads
+TILE = 256  # rows of a product that XLA's CPU library gives to one core
 
 
 def scores(
@@ -141,7 +144,7 @@ def attend(
     chosen = _choose(implementation, local, key, parts, softcap, explicit)
     if observe is None and not drops and isinstance(mask, Mask):
         kernels = {
-            "explicit": partial(_explicit, scale=scale, softcap=softcap),
+            "explicit": _side_by_side(partial(_explicit, scale=scale, softcap=softcap)),
             "cudnn": lambda q, k, v, mask, _: fused.cudnn(q, k, v, mask=mask, scale=scale),
             "splash": lambda q, k, v, mask, _: fused.splash(q, k, v, mask=mask, scale=scale, softcap=softcap),
             "chunked": lambda q, k, v, mask, _: chunked_attention(q, k, v, mask=mask, scale=scale, softcap=softcap)[0],
@@ -174,6 +177,39 @@ def _explicit(
     seen = mask.array(query.shape[1], key.shape[1]) if isinstance(mask, Mask) else mask
     logits = observe("scores", scores(query, key, scale=scale, softcap=softcap, bias=bias))
     return mix(drop(observe("pattern", weights(logits, seen))), value)
+
+
+def _side_by_side(kernel: Callable) -> Callable:
+    """A kernel that on a CPU takes the rows in as many parts as there are cores.
+
+    XLA's library for CPUs goes through a batch of small matrices one after the other, each on one core; operations
+    that do not depend on each other it does at the same time. Each row's numbers stay the same.
+    """
+
+    def run(query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, bias: jax.Array | None) -> jax.Array:
+        parts = _parts(query, key)
+        if parts == 1:
+            return kernel(query, key, value, mask, bias)
+
+        def cut(array: jax.Array) -> list[jax.Array]:
+            return [array] * parts if len(array) == 1 else jnp.split(array, parts)
+
+        bias = None if bias is None else jnp.expand_dims(bias, tuple(range(4 - bias.ndim)))
+        leaves, kind = jax.tree.flatten((query, key, value, mask, bias))
+        return jnp.concatenate([kernel(*kind.unflatten(part)) for part in zip(*map(cut, leaves), strict=True)])
+
+    return run
+
+
+def _parts(query: jax.Array, key: jax.Array) -> int:
+    rows, length, heads, _ = query.shape
+    small = 1 < length * heads // key.shape[2] < 2 * TILE
+    if not small or rows * heads * length * key.shape[1] < PARTED_FROM:
+        return 1
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(parts for parts in range(1, rows + 1) if rows % parts == 0 and parts <= cores)
 
 
 def _per_device(
