@@ -9,7 +9,6 @@ JAX records the trace, and the same files open in Perfetto and in TensorBoard. X
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments import traces
+from transformer.ops.products import cores
 
 WARM = 2  # steps between the one that compiles and the first that is traced
 STEPS = 5  # that are traced
@@ -173,11 +173,10 @@ def show(profile: Profile, console: Console) -> None:
         console.print(_table(profile))
     else:
         console.print("the trace holds no operation of a device: nothing was computed, or this backend records none")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     console.print(
         f"wall time: {1e3 * profile.wall / profile.count:,.1f} ms a {profile.unit}; the device works for "
         f"{trace.busy / (profile.wall * trace.devices):.0%} of it, this process's threads for "
-        f"{profile.cpu / profile.wall:.1f} of {cores} cores"
+        f"{profile.cpu / profile.wall:.1f} of {cores()} cores"
     )
     if trace.compiling:
         console.print(f"compiling: {trace.compiling:.2f} s of the wall time, which says little then; the shares hold")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-
-def cores() -> int:
-    """The cores that this process may use, as many as JAX takes."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from transformer.ops.products import cores
 
 
 def torch(device: str) -> tuple[ModuleType, str, Callable[[Any], Any]]:

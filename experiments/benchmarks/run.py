@@ -50,13 +50,13 @@ from experiments.benchmarks import (
     corpus,
     decoding,
     loss,
-    peers,
     report,
     saving,
     serving,
     training,
 )
 from experiments.benchmarks.contest import Case, Result, Settings
+from transformer.ops.products import cores
 
 WORKLOADS: dict[str, Callable[[Settings], list[Case]]] = {
     "train-char": training.char,
@@ -182,7 +182,7 @@ def _about(settings: Settings, limits: dict[str, float]) -> dict[str, Any]:
     """What the numbers are numbers of."""
     libraries = [name for name in ("jax", "flax", "torch", "transformers") if _installed(name)]
     return {
-        "machine": f"{_processor()}, {peers.cores()} cores, {platform.system()}",
+        "machine": f"{_processor()}, {cores()} cores, {platform.system()}",
         "device": settings.device,
         "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in libraries),
         "ceilings": ", ".join(_ceiling(name, rate) for name, rate in limits.items()),

@@ -9,7 +9,6 @@ G = H is multi-head attention, G = 1 multi-query (arXiv:1911.02150), anything be
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from functools import partial
 
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 from transformer.ops import fused, sharding
 from transformer.ops.chunked import chunked_attention
 from transformer.ops.masks import Mask
-from transformer.ops.products import matmul
+from transformer.ops.products import cores, matmul
 
 Observe = Callable[[str, jax.Array], jax.Array]
 
@@ -27,6 +26,7 @@ Observe = Callable[[str, jax.Array], jax.Array]
 IMPLEMENTATIONS = ("auto", "explicit", "chunked", "cudnn", "splash")
 CHUNKED_FROM = 1024 * 1024  # scores of a head
 PARTED_FROM = 1024 * 1024  # scores of all rows and heads
+MOST_PARTS = 8  # each is compiled by itself
 TILE = 256  # rows of a product that XLA's CPU library gives to one core
 
 
@@ -208,8 +208,7 @@ def _parts(query: jax.Array, key: jax.Array) -> int:
         return 1
     if jax.default_backend() != "cpu" or jax.device_count() > 1:
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(parts for parts in range(1, rows + 1) if rows % parts == 0 and parts <= cores)
+    return max(parts for parts in range(1, min(rows, cores(), MOST_PARTS) + 1) if rows % parts == 0)
 
 
 def _per_device(

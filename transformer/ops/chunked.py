@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 
 from transformer.ops.masks import Mask
-from transformer.ops.products import matmul
+from transformer.ops.products import cores, matmul
 
 QUERIES = 512
 KEYS = 512
-TOGETHER = 2 * QUERIES * KEYS  # scores formed at a time on a CPU, so that its caches have room for them
+TOGETHER = QUERIES * KEYS  # scores formed at a time for each core of a CPU, whose cache has room for them
 
 
 class _Plan(NamedTuple):
@@ -104,7 +104,7 @@ def _attend_apart(plan: _Plan, query: jax.Array, key: jax.Array, value: jax.Arra
     if jax.default_backend() != "cpu":
         return _attend(plan, query, key, value, mask)
     batch, groups, places = query.shape[1:4]
-    most = max(1, TOGETHER // (places * plan.keys))
+    most = max(1, TOGETHER * cores() // (places * plan.keys))
     few = max(count for count in range(1, groups + 1) if groups % count == 0 and count <= most)
 
     def one(item: tuple) -> tuple:

@@ -13,6 +13,7 @@ instead of 1.02, by 50,257 x 768 14.6 instead of 28.3.
 
 from __future__ import annotations
 
+import os
 from functools import partial
 
 import jax
@@ -23,6 +24,11 @@ from transformer.ops.sharding import mesh_sizes
 
 FEW = 4  # rows, that one row is made in bfloat16; more take longer, 2 do not take less
 FROM_THE_LEFT = range(2, 33)  # rows, for which a float32 matrix is the left operand
+
+
+def cores() -> int:
+    """The cores of the CPU that this process may use, as many as XLA takes."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def matmul(left: jax.Array, right: jax.Array, dtype: jnp.dtype | None = None, *, transposed: bool = False) -> jax.Array:
