@@ -24,8 +24,7 @@ QUICK = (
     if jax.__version_info__ < (0, 11)
     else ""
 )
-if QUICK not in (given := os.environ.get("XLA_FLAGS", "")):
-    os.environ["XLA_FLAGS"] = f"{given} {QUICK}".strip()
+os.environ.setdefault("XLA_FLAGS", QUICK)  # XLA_FLAGS=--xla_cpu_use_fusion_emitters=true tests as users compile
 
 # Shells start background jobs with SIGINT ignored, and what tests start would inherit that and never see Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -112,7 +111,7 @@ def environment(compiled):
 
     def make(devices: int | None) -> dict[str, str]:
         several = "" if devices is None else f" --xla_force_host_platform_device_count={devices}"
-        xla = f"{QUICK} --xla_backend_optimization_level=0{several}"
+        xla = f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=0{several}"
         flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla, "PYTHONPATH": str(ROOT)}
         threads = {"PJRT_NPROC": "16"}  # several devices on few cores would wait for each other for ever
         return {**os.environ, **kept, **flags, **threads}

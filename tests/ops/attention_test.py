@@ -289,3 +289,27 @@ def test_a_key_that_is_scored_out_lets_nothing_through_the_mask(low):
 def test_without_a_mask_a_row_of_minus_infinity_gets_zeros():
     scores = jnp.full((1, 1, 1, 3), -jnp.inf)
     np.testing.assert_array_equal(attention.weights(scores), np.zeros((1, 1, 1, 3)))
+
+
+@pytest.mark.parametrize("shape", [(QUERIES, KEYS), (HEADS, 1, KEYS), (BATCH, HEADS, QUERIES, KEYS)])
+def test_parts_of_rows_have_their_part_of_a_bias(shape, monkeypatch):
+    query, key, value = example(groups=2)
+    bias = jnp.asarray(np.random.default_rng(2).normal(size=shape), jnp.float32)
+    whole = attention.attend(query, key, value, bias=bias)
+    monkeypatch.setattr(attention, "PARTED_FROM", 0)
+    monkeypatch.setattr(attention, "cores", lambda: 2)
+    assert attention._parts(query, key) == 2
+    np.testing.assert_allclose(attention.attend(query, key, value, bias=bias), whole, atol=1e-6)
+
+
+def test_rows_stay_together_where_that_is_as_fast(monkeypatch):
+    monkeypatch.setattr(attention, "cores", lambda: 5)
+
+    def parts(rows, length, heads=4, groups=4):
+        query, key = (jax.ShapeDtypeStruct((rows, length, n, 8), jnp.float32) for n in (heads, groups))
+        return attention._parts(query, key)
+
+    assert parts(8, 256) == 4 and parts(15, 256) == 5 and parts(7, 256) == 1
+    assert parts(8, 64) == parts(8, 512) == parts(8, 256, groups=2) == parts(8, 1) == 1
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert parts(8, 256) == 1

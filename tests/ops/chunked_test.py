@@ -127,34 +127,10 @@ def test_rows_may_be_taken_in_parts(name, monkeypatch):
     monkeypatch.setattr(attention, "PARTED_FROM", 0)
     monkeypatch.setattr(attention, "cores", lambda: 3)
     mask, allowed = masks(LENGTH)[name]
-    query, key, value, slope = example(2)
-    assert attention._parts(query, key) == 2 == BATCH
+    arrays = example(2)
+    assert attention._parts(*arrays[:2]) == 2 == BATCH
     run = lambda *qkv: attention.attend(*qkv, mask=mask, implementation="explicit")  # noqa: E731
-    check(with_gradients(run, query, key, value, slope), by_formula(query, key, value, slope, allowed), 5e-6)
-
-
-@pytest.mark.parametrize("shape", [(LENGTH, LENGTH), (HEADS, 1, LENGTH), (BATCH, HEADS, LENGTH, LENGTH)])
-def test_parts_of_rows_have_their_part_of_a_bias(shape, monkeypatch):
-    query, key, value, _ = example(2)
-    bias = jnp.asarray(np.random.default_rng(2).normal(size=shape), jnp.float32)
-    whole = attention.attend(query, key, value, mask=Mask(causal=True), bias=bias)
-    monkeypatch.setattr(attention, "PARTED_FROM", 0)
-    monkeypatch.setattr(attention, "cores", lambda: 2)
-    parts = attention.attend(query, key, value, mask=Mask(causal=True), bias=bias)
-    np.testing.assert_allclose(parts, whole, atol=1e-6)
-
-
-def test_rows_stay_together_where_that_is_as_fast(monkeypatch):
-    monkeypatch.setattr(attention, "cores", lambda: 5)
-
-    def parts(rows, length, heads=4, groups=4):
-        query, key = (jax.ShapeDtypeStruct((rows, length, n, 8), jnp.float32) for n in (heads, groups))
-        return attention._parts(query, key)
-
-    assert parts(8, 256) == 4 and parts(15, 256) == 5 and parts(7, 256) == 1
-    assert parts(8, 64) == parts(8, 512) == parts(8, 256, groups=2) == parts(8, 1) == 1
-    monkeypatch.setattr(jax, "device_count", lambda: 2)
-    assert parts(8, 256) == 1
+    check(with_gradients(run, *arrays), by_formula(*arrays, allowed), TOLERANCES["float32"])
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(3, 5), (11, 4), (16, 16), (2, 11)])
